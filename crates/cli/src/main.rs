@@ -1,0 +1,3 @@
+//! The program users run.
+
+fn main() {}

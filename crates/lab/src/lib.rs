@@ -1,0 +1,1 @@
+//! Boots real QEMU guests for tests, the demo and benchmarks. Never shipped.
