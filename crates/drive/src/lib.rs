@@ -1,1 +1,7 @@
 //! How Supple reaches a machine: QEMU over QMP, the guest through its agent, the host.
+//!
+//! [`Hypervisor`] is the seam: `scale` decides above it, drivers act below it.
+
+mod hypervisor;
+
+pub use hypervisor::{ApplyError, Hypervisor, ObserveError};

@@ -1,1 +1,16 @@
-//! What Supple knows and decides: sizes, plans, audits and runs. Pure: no I/O, no clock.
+//! What Supple knows and decides: sizes, observations, plans, audits and runs.
+//!
+//! This crate is pure. It opens nothing, asks no clock and spawns no task: time, load and chance are arguments,
+//! and every answer is a value that carries its reason. `drive` does what this crate decides.
+//!
+//! The order to read it in is the life of one resize: [`wanted`], [`observed`], [`plan`], `audit`, `run`,
+//! `report`.
+
+pub mod limits;
+pub mod observed;
+pub mod plan;
+
+pub mod sight;
+pub mod time;
+pub mod units;
+pub mod wanted;
