@@ -2,6 +2,9 @@
 //!
 //! [`Hypervisor`] is the seam: `scale` decides above it, drivers act below it.
 
+pub mod guest;
 mod hypervisor;
+pub mod qmp;
+pub mod wire;
 
 pub use hypervisor::{ApplyError, Hypervisor, ObserveError};

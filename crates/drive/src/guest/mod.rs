@@ -1,0 +1,234 @@
+//! A client of the QEMU guest agent over a Unix socket. One command at a time, since the agent's answers carry no
+//! id. What the guest says is hostile until read: bounded in size and time, and a wrong type is an error.
+//!
+//! ```text
+//! clean --command sent--> dirty --answer read--> clean
+//!                         dirty --time-out, dropped future, unreadable answer--> dirty
+//! clean --unasked bytes--> dirty --next call: 0xFF, guest-sync-delimited, its id seen--> clean
+//! ```
+//! So an answer is only ever taken for the command that it belongs to. It does not reconnect and does not retry.
+
+use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::wire::socket::{Inlet, dial};
+use crate::wire::{DialError, Ends, Frame, FrameError, Framer, SENTINEL, command_line};
+
+pub mod exec;
+pub mod files;
+pub mod message;
+
+use message::{No, Outcome, Refused, classify};
+
+/// The longest answer taken from a guest, in bytes. `guest-get-memory-blocks` takes about 64 bytes a block: 2 MiB
+/// for 4 TiB in blocks of 128 MiB.
+pub const LONGEST_ANSWER: usize = 4 * 1024 * 1024;
+
+/// A connection to a guest's agent.
+#[derive(Debug)]
+pub struct Agent {
+    stream: UnixStream,
+    inlet: Inlet,
+    /// An answer may be on its way that belongs to no command of ours: synchronise before the next.
+    dirty: bool,
+    sync_limit: Duration,
+}
+
+/// Why the guest agent gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The socket could not be reached.
+    #[error(transparent)]
+    Unreachable(#[from] DialError),
+    /// The agent tried and failed.
+    #[error("the guest agent refused {command}: {desc}")]
+    Refused {
+        /// The command.
+        command: String,
+        /// The error class, mostly `GenericError`.
+        class: String,
+        /// The agent's reason, safe to print.
+        desc: String,
+    },
+    /// The command is switched off.
+    #[error(
+        "the guest agent does not allow {command} ({desc}): allow it in the agent's configuration inside the guest \
+         (FILTER_RPC_ARGS, BLOCK_RPCS or BLACKLIST_RPC in /etc/sysconfig/qemu-ga, or block-rpcs in qemu-ga.conf)"
+    )]
+    Disabled {
+        /// The command.
+        command: String,
+        /// The agent's reason, safe to print; it says so where the cause is a frozen file system.
+        desc: String,
+    },
+    /// This agent is too old for the command, or was built without it for this guest.
+    #[error("the guest agent has no command {command}: install a newer qemu-guest-agent in the guest")]
+    NotFound {
+        /// The command.
+        command: String,
+    },
+    /// No answer in time. The guest may still carry the command out: observe before trying again.
+    #[error("the guest agent gave no answer to {command} within {after:?}; the guest may still carry it out")]
+    TimedOut {
+        /// The command.
+        command: String,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The agent did not even answer the greeting that is asked before commands. Nothing was asked of it.
+    #[error(
+        "the guest agent is silent (no answer within {after:?}): it is not running in the guest, it is busy with an \
+         earlier command, or another program (libvirt) holds its socket"
+    )]
+    Silent {
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The connection has ended; connect anew.
+    #[error("the connection to the guest agent ended: {why}")]
+    Closed {
+        /// How.
+        why: String,
+    },
+    /// The answer could not be read, or has not the shape that the command's documentation promises.
+    #[error("the guest agent's answer to {command} could not be read: {why}")]
+    Garbled {
+        /// The command.
+        command: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The answer is longer than is safe to take from a guest.
+    #[error("the guest agent's answer to {command} is longer than {limit} bytes")]
+    TooBig {
+        /// The command.
+        command: String,
+        /// The most that is taken, in bytes.
+        limit: usize,
+    },
+}
+
+impl AgentError {
+    fn no(command: &str, refused: Refused) -> Self {
+        let command = command.to_owned();
+        let kind = refused.kind();
+        let Refused { class, desc } = refused;
+        match kind {
+            No::Disabled => Self::Disabled { command, desc },
+            No::NotFound => Self::NotFound { command },
+            No::Failed => Self::Refused { command, class, desc },
+        }
+    }
+
+    pub(crate) fn garbled(command: &str, why: impl Into<String>) -> Self {
+        Self::Garbled { command: command.to_owned(), why: why.into() }
+    }
+}
+
+impl Agent {
+    /// Connects and synchronises, within `limit`. The same limit holds for each later synchronisation.
+    ///
+    /// # Errors
+    /// `Unreachable`, `Silent` or `Closed`.
+    pub async fn connect(path: &Path, limit: Duration) -> Result<Self, AgentError> {
+        let stream = dial(path).await?;
+        let inlet = Inlet::new(Framer::new(Ends::LineOrSentinel, LONGEST_ANSWER));
+        let mut agent = Self { stream, inlet, dirty: true, sync_limit: limit };
+        agent.sync().await?;
+        Ok(agent)
+    }
+
+    /// Carries out one command within `limit`; `arguments` is an object, or null for none. Where an earlier call
+    /// was left without its answer, the agent is first synchronised with, within the limit given to
+    /// [`Agent::connect`]. The future may be dropped at any point.
+    ///
+    /// # Errors
+    /// [`AgentError`]. After `TimedOut`, `Closed`, `Garbled` and `TooBig`, whether the guest carried the command
+    /// out is not known; after `Silent` it was not sent.
+    pub async fn call(
+        &mut self,
+        command: &str,
+        arguments: Value,
+        limit: Duration,
+    ) -> Result<Value, AgentError> {
+        if self.dirty || self.inlet.anything(&self.stream).map_err(closed)? {
+            self.dirty = true;
+            self.sync().await?;
+        }
+        self.dirty = true;
+        let line = command_line(command, &arguments, None);
+        let Ok(exchange) = timeout(limit, self.exchange(command, &line)).await else {
+            return Err(AgentError::TimedOut { command: command.to_owned(), after: limit });
+        };
+        let outcome = exchange?;
+        self.dirty = false;
+        outcome.map_err(|refused| AgentError::no(command, refused))
+    }
+
+    /// How much memory unfinished answers hold, in bytes; at most [`LONGEST_ANSWER`].
+    pub fn held(&self) -> usize {
+        self.inlet.held()
+    }
+
+    async fn exchange(&mut self, command: &str, line: &[u8]) -> Result<Outcome, AgentError> {
+        self.stream.write_all(line).await.map_err(closed)?;
+        let frame = self.inlet.next(&mut self.stream).await.map_err(closed)?.ok_or_else(ended)?;
+        match frame {
+            Ok(Frame::Object { members, .. }) => {
+                classify(members).map_err(|why| AgentError::garbled(command, why))
+            }
+            Ok(Frame::Sentinel) => Err(AgentError::garbled(command, "it was cut short by a 0xFF byte")),
+            Err(FrameError::TooLong { limit }) => {
+                Err(AgentError::TooBig { command: command.to_owned(), limit })
+            }
+            Err(error @ (FrameError::NotUtf8 { .. } | FrameError::NotObject { .. })) => {
+                Err(AgentError::garbled(command, error.to_string()))
+            }
+        }
+    }
+
+    /// Reads past all that is left over, up to the answer that carries an id made for this moment.
+    async fn sync(&mut self) -> Result<(), AgentError> {
+        let limit = self.sync_limit;
+        timeout(limit, self.sync_unbounded()).await.map_err(|_| AgentError::Silent { after: limit })?
+    }
+
+    async fn sync_unbounded(&mut self) -> Result<(), AgentError> {
+        // 53 bits: exact in every JSON reader.
+        let id = RandomState::new().hash_one(0_u8) >> 11;
+        // The 0xFF makes the agent forget what it has of an unfinished command.
+        let mut line = vec![SENTINEL];
+        line.extend(command_line("guest-sync-delimited", &json!({ "id": id }), None));
+        self.stream.write_all(&line).await.map_err(closed)?;
+        let mut after_sentinel = false;
+        loop {
+            let frame = self.inlet.next(&mut self.stream).await.map_err(closed)?.ok_or_else(ended)?;
+            match frame {
+                Ok(Frame::Sentinel) => after_sentinel = true,
+                Ok(Frame::Object { members, .. }) => {
+                    let answer = members.get("return").and_then(Value::as_u64);
+                    if after_sentinel && answer == Some(id) {
+                        self.dirty = false;
+                        return Ok(());
+                    }
+                    after_sentinel = false;
+                }
+                Err(_) => after_sentinel = false,
+            }
+        }
+    }
+}
+
+fn closed(error: std::io::Error) -> AgentError {
+    AgentError::Closed { why: error.to_string() }
+}
+
+fn ended() -> AgentError {
+    AgentError::Closed { why: "the machine has ended, or its socket was closed".into() }
+}

@@ -1,0 +1,64 @@
+//! A scripted peer on a real Unix socket: the test plays QEMU or the guest agent by hand, line by line.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+
+/// A listening socket in a directory of its own.
+pub(crate) struct Stage {
+    pub(crate) path: PathBuf,
+    listener: UnixListener,
+    _dir: tempfile::TempDir,
+}
+
+impl Stage {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory for the socket");
+        let path = dir.path().join("peer.sock");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        Self { path, listener, _dir: dir }
+    }
+
+    pub(crate) async fn accept(&self) -> Peer {
+        Peer::new(self.listener.accept().await.expect("a client").0)
+    }
+}
+
+/// The peer's side of a connection.
+pub(crate) struct Peer {
+    reader: BufReader<OwnedReadHalf>,
+    writer: OwnedWriteHalf,
+}
+
+impl Peer {
+    fn new(stream: UnixStream) -> Self {
+        let (reader, writer) = stream.into_split();
+        Self { reader: BufReader::new(reader), writer }
+    }
+
+    /// The next line that the client sent, a leading 0xFF left out.
+    pub(crate) async fn heard(&mut self) -> Value {
+        let mut line = Vec::new();
+        self.reader.read_until(b'\n', &mut line).await.expect("a line");
+        let line = line.strip_prefix(b"\xff").unwrap_or(&line);
+        serde_json::from_slice(line).expect("a line of JSON")
+    }
+
+    /// The next command that the client sent, which must be this one; its id.
+    pub(crate) async fn heard_command(&mut self, name: &str) -> Value {
+        let command = self.heard().await;
+        assert_eq!(command["execute"], name, "{command}");
+        command["id"].clone()
+    }
+
+    pub(crate) async fn says(&mut self, line: Value) {
+        self.sends(format!("{line}\r\n").as_bytes()).await;
+    }
+
+    pub(crate) async fn sends(&mut self, bytes: &[u8]) {
+        self.writer.write_all(bytes).await.expect("the client takes it");
+    }
+}
