@@ -1,1 +1,43 @@
 //! Boots real QEMU guests for tests, the demo and benchmarks. Never shipped.
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use lab::{Onlining, Recipe};
+//! use scale::units::Bytes;
+//!
+//! let guest = Recipe::q35().memory(Bytes::gib(1)).vcpus(1, 4).onlining(Onlining::Udev).boot().await?;
+//! let service = guest.watch_service();
+//! let nproc = guest.shell("nproc").await?.ok()?;
+//! assert_eq!((nproc.as_str(), service.finish().await.lost), ("1", 0));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! QEMU and the guest come from Debian packages that are fetched once into a cache ([`Cache`]) and used from there:
+//! nothing is installed and no root is needed. It will not skip: where a guest cannot be had, that is an error with a
+//! way out.
+
+mod accel;
+mod apt;
+mod cache;
+mod cpio;
+mod elf;
+mod image;
+mod machine;
+mod modules;
+mod qemu;
+mod recipe;
+mod service;
+mod sources;
+mod spawn;
+mod tickets;
+mod witness;
+
+pub use accel::Accel;
+pub use cache::{Cache, Lock};
+pub use image::Image;
+pub use machine::Machine;
+pub use qemu::{Absent, Qemu};
+pub use recipe::{Agent, Board, Generation, Onlining, Recipe};
+pub use service::{Service, ServiceReport};
+pub use witness::{Output, Witness};

@@ -1,0 +1,95 @@
+//! Chooses how guests run: KVM where a guest really boots with it, else emulation (TCG).
+//!
+//! A `/dev/kvm` that opens proves nothing: nested and filtered hosts have one in which a stock kernel hangs. So
+//! the guest is booted once, and the answer is kept for this boot of the host, this QEMU and this guest. It will not
+//! measure anything.
+
+use std::env;
+use std::fs::{self, File};
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache::{Cache, key};
+use crate::image::Image;
+use crate::machine::{UP, end};
+use crate::qemu::Qemu;
+use crate::spawn::spawn;
+
+/// KVM boots the guest in about a second; where it hangs, it does so in the first milliseconds.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How the guest's CPUs run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accel {
+    /// On the host's CPUs.
+    Kvm,
+    /// Emulated.
+    Tcg,
+}
+
+impl Accel {
+    /// The best that works here, or what `SUPPLE_LAB_ACCEL` (`kvm` or `tcg`) asks for.
+    ///
+    /// # Errors
+    /// The variable says something else, or the probe cannot be carried out.
+    pub fn probe(cache: &Cache, qemu: &Qemu, image: &Image) -> Result<Self> {
+        match env::var("SUPPLE_LAB_ACCEL").as_deref() {
+            Ok("kvm") => return Ok(Accel::Kvm),
+            Ok("tcg") => return Ok(Accel::Tcg),
+            Ok(other) => bail!("SUPPLE_LAB_ACCEL={other}: it takes `kvm` or `tcg`"),
+            Err(_) => {}
+        }
+        if File::options().read(true).write(true).open("/dev/kvm").is_err() {
+            return Ok(Accel::Tcg);
+        }
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let name = format!("accel/{}", key(&(boot, qemu.id(), image.id())));
+        let said = cache.ensure(&name, |dir| {
+            let works = boots(qemu, image, dir)?;
+            Ok(fs::write(dir.join("kvm"), if works { "works" } else { "does not boot a guest" })?)
+        })?;
+        let works = fs::read_to_string(said.join("kvm")).context("the probe's answer is unreadable")?;
+        Ok(if works == "works" { Accel::Kvm } else { Accel::Tcg })
+    }
+
+    /// The name that QEMU and `SUPPLE_LAB_ACCEL` know.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Accel::Kvm => "kvm",
+            Accel::Tcg => "tcg",
+        }
+    }
+
+    /// The CPU model with all that the accelerator can do.
+    pub(crate) fn cpu(self) -> &'static str {
+        match self {
+            Accel::Kvm => "host",
+            Accel::Tcg => "max",
+        }
+    }
+}
+
+fn boots(qemu: &Qemu, image: &Image, dir: &std::path::Path) -> Result<bool> {
+    let console = dir.join("console.log");
+    let mut command = qemu.command();
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-m", "256"]);
+    command.args(["-machine", "q35", "-accel", "kvm", "-cpu", "host"]);
+    command.arg("-kernel").arg(image.kernel()).arg("-initrd").arg(image.initrd(false));
+    command.args(["-append", "console=ttyS0 lab_agent=0"]);
+    command.arg("-chardev").arg(format!("file,id=console,path={}", console.display()));
+    command.args(["-serial", "chardev:console"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = spawn(command).context("cannot start QEMU")?;
+    let since = Instant::now();
+    let mut up = false;
+    while !up && since.elapsed() < PATIENCE && child.try_wait()?.is_none() {
+        thread::sleep(Duration::from_millis(20));
+        up = fs::read_to_string(&console).is_ok_and(|text| text.contains(UP));
+    }
+    end(&mut child);
+    Ok(up)
+}

@@ -1,0 +1,236 @@
+//! A running lab guest: its sockets for the program under test, and the lab's own way in.
+//!
+//! QEMU has two monitors, so that the lab never competes with the program under test, and ends with this value
+//! or with this process, whichever ends first. It will not resize anything: that is what is tested.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use drive::qmp::Qmp;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use crate::cache::Cache;
+use crate::recipe::{AGENT_CHARDEV, Parts, Recipe, place};
+use crate::service::Service;
+use crate::spawn::spawn;
+use crate::tickets::Ticket;
+use crate::witness::{Output, Witness};
+
+/// What the guest's init says on the console when all is started.
+pub(crate) const UP: &str = "lab: up";
+
+/// An emulated guest boots in 5 to 9 s on an idle core.
+const BOOT: Duration = Duration::from_secs(120);
+
+/// How long the lab's own monitor commands may take.
+const QMP: Duration = Duration::from_secs(10);
+
+/// How often the lab looks for what nothing announces.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A guest that runs. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Machine {
+    // Fields are dropped in this order: the guest ends before its directory and its ticket go.
+    process: Process,
+    witness: Witness,
+    monitor: Qmp,
+    http: SocketAddr,
+    dir: TempDir,
+    _ticket: Ticket,
+}
+
+impl Machine {
+    pub(crate) async fn start(recipe: &Recipe, parts: &Parts, cache: &Cache) -> Result<Self> {
+        let ticket = Ticket::take(cache).await?;
+        let dir = tempfile::Builder::new().prefix("supple-lab-").tempdir()?;
+        let log = File::create(dir.path().join(place::QEMU_LOG))?;
+        let mut command = recipe.command(parts, dir.path());
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let repeat = format!("{command:?}");
+        let process = Process(spawn(command).context("cannot start QEMU")?);
+        let deadline = Instant::now() + BOOT;
+        let mut boot = Boot { process, dir: dir.path(), deadline };
+        match boot.wait(recipe.has_agent()).await {
+            Ok((witness, monitor, http)) => {
+                Ok(Self { process: boot.process, witness, monitor, http, dir, _ticket: ticket })
+            }
+            Err(error) => {
+                let (console, qemu) = (tail(dir.path(), place::CONSOLE), tail(dir.path(), place::QEMU_LOG));
+                Err(anyhow!("{error:#}\n{repeat}\nQEMU: {qemu}\nthe guest's console ended with:\n{console}"))
+            }
+        }
+    }
+
+    /// The monitor for the program under test.
+    #[must_use]
+    pub fn qmp(&self) -> PathBuf {
+        self.dir.path().join(place::QMP)
+    }
+
+    /// The guest agent's socket for the program under test. It is there without an agent too.
+    #[must_use]
+    pub fn agent(&self) -> PathBuf {
+        self.dir.path().join(place::AGENT)
+    }
+
+    /// The lab's own monitor.
+    #[must_use]
+    pub fn monitor(&self) -> &Qmp {
+        &self.monitor
+    }
+
+    /// One command on the lab's own monitor.
+    ///
+    /// # Errors
+    /// QEMU refused it or did not answer.
+    pub async fn execute(&self, command: &str, arguments: Value) -> Result<Value> {
+        Ok(self.monitor.execute(command, arguments, QMP).await?)
+    }
+
+    /// The lab's eyes in the guest.
+    #[must_use]
+    pub fn witness(&self) -> &Witness {
+        &self.witness
+    }
+
+    /// Runs a shell command in the guest for at most a minute, without the guest agent.
+    ///
+    /// # Errors
+    /// The guest did not answer. A command that fails is an [`Output`] with its status.
+    pub async fn shell(&self, command: &str) -> Result<Output> {
+        self.witness.shell(command, Duration::from_secs(60)).await
+    }
+
+    /// Where the guest's network service answers `GET /` with `up`.
+    #[must_use]
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Starts a client that asks the guest's service all the while and counts what is lost.
+    #[must_use]
+    pub fn watch_service(&self) -> Service {
+        Service::watch(self.http)
+    }
+
+    /// QEMU's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+
+    /// All that the guest has said on its console.
+    #[must_use]
+    pub fn console_log(&self) -> String {
+        read(self.dir.path(), place::CONSOLE)
+    }
+
+    /// What QEMU itself has said.
+    #[must_use]
+    pub fn qemu_log(&self) -> String {
+        read(self.dir.path(), place::QEMU_LOG)
+    }
+
+    /// Kills QEMU as a crash would, and waits until it is gone. The sockets stay, and nobody answers.
+    pub fn kill(&mut self) {
+        end(&mut self.process.0);
+    }
+}
+
+/// A child that is killed and reaped when dropped.
+#[derive(Debug)]
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        end(&mut self.0);
+    }
+}
+
+/// Kills a child and reaps it. One that has ended already is only reaped.
+pub(crate) fn end(child: &mut Child) {
+    // Either fails only where there is nothing left to end.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// A guest on its way up.
+struct Boot<'a> {
+    process: Process,
+    dir: &'a Path,
+    deadline: Instant,
+}
+
+impl Boot<'_> {
+    async fn wait(&mut self, agent: bool) -> Result<(Witness, Qmp, SocketAddr)> {
+        let lab = self.dir.join(place::LAB_QMP);
+        while !lab.exists() {
+            self.pause("to open its monitor").await?;
+        }
+        let monitor = Qmp::connect(&lab, QMP).await?;
+        let console = self.dir.join(place::CONSOLE);
+        loop {
+            let said = fs::read(&console).unwrap_or_default();
+            let said = String::from_utf8_lossy(&said);
+            if said.contains(UP) {
+                break;
+            }
+            ensure!(!said.contains("Kernel panic"), "the guest's kernel panicked");
+            self.pause("to start its services").await?;
+        }
+        while agent && !channel_open(&monitor).await? {
+            self.pause("to open the guest agent's channel").await?;
+        }
+        let http = forwarded(&monitor).await?;
+        while crate::service::ask(http, Duration::from_secs(5)).await.is_err() {
+            self.pause("to answer on the network").await?;
+        }
+        let witness = Witness::connect(&self.dir.join(place::WITNESS)).await?;
+        witness.shell("true", Duration::from_secs(30)).await?.ok()?;
+        Ok((witness, monitor, http))
+    }
+
+    async fn pause(&mut self, goal: &str) -> Result<()> {
+        if let Some(status) = self.process.0.try_wait()? {
+            bail!("QEMU ended with {status} before the guest was able {goal}");
+        }
+        ensure!(Instant::now() < self.deadline, "the guest had {} s {goal} and did not", BOOT.as_secs());
+        sleep(LOOK).await;
+        Ok(())
+    }
+}
+
+/// True once a program in the guest has the agent's channel open.
+async fn channel_open(monitor: &Qmp) -> Result<bool> {
+    let devices = monitor.execute("query-chardev", Value::Null, QMP).await?;
+    let devices = devices.as_array().context("query-chardev: not a list")?;
+    let agent = devices.iter().find(|device| device["label"] == AGENT_CHARDEV);
+    Ok(agent.is_some_and(|agent| agent["frontend-open"] == true))
+}
+
+/// The port on the host that QEMU forwards to the guest's service: only the text monitor tells it.
+async fn forwarded(monitor: &Qmp) -> Result<SocketAddr> {
+    let text = monitor.execute("human-monitor-command", json!({"command-line": "info usernet"}), QMP).await?;
+    let text = text.as_str().context("info usernet: not a text")?;
+    //   TCP[HOST_FORWARD]  12   127.0.0.1 40287   10.0.2.15    80     0     0
+    let line = text.lines().find(|line| line.contains("HOST_FORWARD")).context("QEMU forwards no port")?;
+    let port = line.split_whitespace().nth(3).and_then(|port| port.parse::<u16>().ok());
+    Ok(SocketAddr::from(([127, 0, 0, 1], port.with_context(|| format!("no port in {line:?}"))?)))
+}
+
+fn read(dir: &Path, name: &str) -> String {
+    String::from_utf8_lossy(&fs::read(dir.join(name)).unwrap_or_default()).into_owned()
+}
+
+fn tail(dir: &Path, name: &str) -> String {
+    let text = read(dir, name);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}

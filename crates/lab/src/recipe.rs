@@ -1,0 +1,318 @@
+//! What a lab guest is made of, as sentences: `Recipe::q35().memory(Bytes::gib(1)).vcpus(1, 4)`.
+//!
+//! A recipe is plain data and becomes the arguments of one QEMU. It will not start it: see `machine`.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, anyhow};
+use scale::units::Bytes;
+
+use crate::accel::Accel;
+use crate::cache::Cache;
+use crate::image::Image;
+use crate::machine::Machine;
+use crate::qemu::Qemu;
+
+/// The machine type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Board {
+    /// PCI Express, the type that current managers choose.
+    Q35,
+    /// The older PC.
+    I440fx,
+}
+
+/// Which QEMU runs the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generation {
+    /// [`Qemu::system`].
+    System,
+    /// [`Qemu::backports`].
+    Backports,
+}
+
+/// Who puts hot-plugged memory online in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Onlining {
+    /// Nobody: Debian 12's kernel leaves blocks offline and has no udev rule.
+    Nobody,
+    /// A running udevd, with the rules for memory and for CPUs.
+    Udev,
+    /// The kernel itself (`memhp_default_state=online`, to the zone of its choice).
+    Kernel,
+    /// The kernel itself, to ZONE_MOVABLE (`memhp_default_state=online_movable`).
+    KernelMovable,
+}
+
+/// The QEMU guest agent in the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Agent {
+    /// It is not running; its channel is there and nobody opens it.
+    Absent,
+    /// It does all that it can.
+    Full,
+    /// It refuses these calls, as Red Hat's default refuses `guest-exec` and `guest-file-*`.
+    Blocking(Vec<String>),
+}
+
+/// A virtio-mem device with nothing plugged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct VirtioMem {
+    max: Bytes,
+    node: u8,
+}
+
+/// A guest to boot. Everything has a default, chosen so that tests boot quickly and can grow.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    board: Board,
+    generation: Generation,
+    memory: Bytes,
+    max_memory: Bytes,
+    slots: u16,
+    vcpus: u16,
+    max_vcpus: u16,
+    numa_nodes: u8,
+    virtio_mem: Option<VirtioMem>,
+    balloon: bool,
+    onlining: Onlining,
+    agent: Agent,
+    kernel_params: Vec<String>,
+}
+
+/// The sockets and files of one running guest, below its directory.
+pub(crate) mod place {
+    pub(crate) const QMP: &str = "qmp.sock";
+    pub(crate) const LAB_QMP: &str = "lab.sock";
+    pub(crate) const AGENT: &str = "agent.sock";
+    pub(crate) const WITNESS: &str = "witness.sock";
+    pub(crate) const CONSOLE: &str = "console.log";
+    pub(crate) const QEMU_LOG: &str = "qemu.log";
+}
+
+/// The chardev of the guest agent's channel, as `query-chardev` lists it.
+pub(crate) const AGENT_CHARDEV: &str = "agent";
+
+impl Recipe {
+    /// A guest of type q35: 512 MiB growing to 8 GiB in 16 slots, 1 of 4 vCPUs, one node, a balloon, a full agent,
+    /// and nobody who puts memory online.
+    #[must_use]
+    pub fn q35() -> Self {
+        Self {
+            board: Board::Q35,
+            generation: Generation::System,
+            memory: Bytes::mib(512),
+            max_memory: Bytes::gib(8),
+            slots: 16,
+            vcpus: 1,
+            max_vcpus: 4,
+            numa_nodes: 1,
+            virtio_mem: None,
+            balloon: true,
+            onlining: Onlining::Nobody,
+            agent: Agent::Full,
+            kernel_params: Vec::new(),
+        }
+    }
+
+    /// The same guest of type i440fx.
+    #[must_use]
+    pub fn i440fx() -> Self {
+        Self { board: Board::I440fx, ..Self::q35() }
+    }
+
+    /// Runs on this QEMU.
+    #[must_use]
+    pub fn qemu(self, generation: Generation) -> Self {
+        Self { generation, ..self }
+    }
+
+    /// The memory at boot.
+    #[must_use]
+    pub fn memory(self, memory: Bytes) -> Self {
+        Self { memory, ..self }
+    }
+
+    /// How far memory can grow, and in how many DIMM slots. As large as the memory at boot: it cannot.
+    #[must_use]
+    pub fn max_memory(self, max_memory: Bytes, slots: u16) -> Self {
+        Self { max_memory, slots, ..self }
+    }
+
+    /// The vCPUs at boot, and how many there can be.
+    #[must_use]
+    pub fn vcpus(self, vcpus: u16, max_vcpus: u16) -> Self {
+        Self { vcpus, max_vcpus, ..self }
+    }
+
+    /// Two NUMA nodes, each with half of the memory and half of the possible vCPUs (a socket each).
+    #[must_use]
+    pub fn two_nodes(self) -> Self {
+        Self { numa_nodes: 2, ..self }
+    }
+
+    /// A virtio-mem device with the id `vmem0` that can grow to `max` on `node`. `max_memory` must have room for it.
+    #[must_use]
+    pub fn virtio_mem(self, max: Bytes, node: u8) -> Self {
+        Self { virtio_mem: Some(VirtioMem { max, node }), ..self }
+    }
+
+    /// No balloon device.
+    #[must_use]
+    pub fn no_balloon(self) -> Self {
+        Self { balloon: false, ..self }
+    }
+
+    /// Who puts hot-plugged memory online.
+    #[must_use]
+    pub fn onlining(self, onlining: Onlining) -> Self {
+        Self { onlining, ..self }
+    }
+
+    /// The guest agent.
+    #[must_use]
+    pub fn agent(self, agent: Agent) -> Self {
+        Self { agent, ..self }
+    }
+
+    /// One more parameter on the kernel's command line.
+    #[must_use]
+    pub fn kernel_param(mut self, param: &str) -> Self {
+        self.kernel_params.push(param.to_owned());
+        self
+    }
+
+    /// Boots the guest; it is up when its service answers and its agent, if it has one, has opened its channel.
+    ///
+    /// # Errors
+    /// No QEMU or no guest can be had, or the guest is not up in time; the error ends with its last words.
+    pub async fn boot(&self) -> Result<Machine> {
+        let cache = Cache::open()?;
+        let parts = {
+            let (cache, generation) = (cache.clone(), self.generation);
+            tokio::task::spawn_blocking(move || Parts::find(&cache, generation)).await??
+        };
+        Machine::start(self, &parts, &cache).await
+    }
+
+    /// The parts' arguments: the whole command line of one QEMU whose sockets and logs lie in `dir`.
+    pub(crate) fn command(&self, parts: &Parts, dir: &Path) -> Command {
+        let mut qemu = parts.qemu.command();
+        let at = |name: &str| dir.join(name).display().to_string();
+        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-name", "lab"]);
+        qemu.args(["-machine", self.board.name(), "-cpu", parts.accel.cpu(), "-accel", parts.accel.name()]);
+        self.size(&mut qemu);
+        qemu.arg("-kernel").arg(parts.image.kernel());
+        qemu.arg("-initrd").arg(parts.image.initrd(self.onlining == Onlining::Udev));
+        qemu.arg("-append").arg(self.kernel_line());
+
+        for (id, socket) in [("qmp", place::QMP), ("lab", place::LAB_QMP)] {
+            qemu.arg("-chardev").arg(socket_chardev(id, &at(socket)));
+            qemu.args(["-mon", &format!("chardev={id},mode=control")]);
+        }
+        qemu.arg("-chardev").arg(format!("file,id=console,path={}", at(place::CONSOLE)));
+        qemu.args(["-serial", "chardev:console", "-device", "virtio-serial-pci"]);
+        let ports = [
+            (AGENT_CHARDEV, place::AGENT, "org.qemu.guest_agent.0"),
+            ("witness", place::WITNESS, "org.supple.lab"),
+        ];
+        for (id, socket, port) in ports {
+            qemu.arg("-chardev").arg(socket_chardev(id, &at(socket)));
+            qemu.arg("-device").arg(format!("virtserialport,chardev={id},name={port}"));
+        }
+        // Nothing leaves the guest but answers to its service; QEMU picks the port on the host's side.
+        qemu.args(["-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-10.0.2.15:80"]);
+        qemu.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
+        if self.balloon {
+            qemu.args(["-device", "virtio-balloon-pci,id=balloon0"]);
+        }
+        if let Some(VirtioMem { max, node }) = self.virtio_mem {
+            qemu.arg("-object")
+                .arg(format!("memory-backend-ram,id=vmembackend0,size={},reserve=off", max.get()));
+            qemu.arg("-device").arg(format!("virtio-mem-pci,id=vmem0,memdev=vmembackend0,node={node}"));
+        }
+        qemu
+    }
+
+    fn size(&self, qemu: &mut Command) {
+        let mut memory = format!("size={}B", self.memory.get());
+        if self.max_memory > self.memory {
+            memory.push_str(&format!(",maxmem={}B", self.max_memory.get()));
+            if self.slots > 0 {
+                memory.push_str(&format!(",slots={}", self.slots));
+            }
+        }
+        qemu.args(["-m", &memory]);
+        let (boot, max, nodes) = (self.vcpus, self.max_vcpus, u16::from(self.numa_nodes));
+        let cores = max / nodes;
+        qemu.args(["-smp", &format!("{boot},maxcpus={max},sockets={nodes},cores={cores},threads=1")]);
+        if self.numa_nodes > 1 {
+            let share = self.memory.get() / u64::from(self.numa_nodes);
+            for node in 0..nodes {
+                let (first, last) = (node * cores, (node + 1) * cores - 1);
+                qemu.arg("-object").arg(format!("memory-backend-ram,id=ram{node},size={share}"));
+                qemu.arg("-numa").arg(format!("node,nodeid={node},memdev=ram{node},cpus={first}-{last}"));
+            }
+        }
+    }
+
+    /// Under TCG a hot-plugged vCPU's clock starts elsewhere than the others' and Linux would stop to trust the TSC;
+    /// with it declared reliable, a new vCPU is online in a fraction of a second.
+    fn kernel_line(&self) -> String {
+        let mut words = vec!["console=ttyS0", "tsc=reliable", "clocksource=tsc", "loglevel=5"];
+        match self.onlining {
+            Onlining::Nobody => {}
+            Onlining::Udev => words.push("lab_udev=1"),
+            Onlining::Kernel => words.push("memhp_default_state=online"),
+            Onlining::KernelMovable => words.push("memhp_default_state=online_movable"),
+        }
+        let mut line = words.join(" ");
+        match &self.agent {
+            Agent::Full => {}
+            Agent::Absent => line.push_str(" lab_agent=0"),
+            Agent::Blocking(calls) => line.push_str(&format!(" lab_block_rpcs={}", calls.join(","))),
+        }
+        for param in &self.kernel_params {
+            line.push_str(&format!(" {param}"));
+        }
+        line
+    }
+
+    /// True if the agent will open its channel.
+    pub(crate) fn has_agent(&self) -> bool {
+        self.agent != Agent::Absent
+    }
+}
+
+impl Board {
+    fn name(self) -> &'static str {
+        match self {
+            Board::Q35 => "q35",
+            Board::I440fx => "pc",
+        }
+    }
+}
+
+/// What every recipe needs from the cache.
+pub(crate) struct Parts {
+    pub(crate) qemu: Qemu,
+    pub(crate) image: Image,
+    pub(crate) accel: Accel,
+}
+
+impl Parts {
+    fn find(cache: &Cache, generation: Generation) -> Result<Self> {
+        let qemu = match generation {
+            Generation::System => Qemu::system(cache)?,
+            Generation::Backports => Qemu::backports(cache).map_err(|absent| anyhow!(absent))?,
+        };
+        let image = Image::ensure(cache)?;
+        let accel = Accel::probe(cache, &qemu, &image)?;
+        Ok(Self { qemu, image, accel })
+    }
+}
+
+fn socket_chardev(id: &str, path: &str) -> String {
+    format!("socket,id={id},path={path},server=on,wait=off")
+}
