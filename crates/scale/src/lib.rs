@@ -3,13 +3,15 @@
 //! This crate is pure. It opens nothing, asks no clock and spawns no task: time, load and chance are arguments,
 //! and every answer is a value that carries its reason. `drive` does what this crate decides.
 //!
-//! The order to read it in is the life of one resize: [`wanted`], [`observed`], [`plan`], `audit`, `run`,
-//! `report`.
+//! The order to read it in is the life of one resize: [`wanted`], [`observed`], [`plan`], [`run`],
+//! [`history`], [`report`].
 
+pub mod history;
 pub mod limits;
 pub mod observed;
 pub mod plan;
-
+pub mod report;
+pub mod run;
 pub mod sight;
 pub mod time;
 pub mod units;

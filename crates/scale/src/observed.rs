@@ -186,6 +186,25 @@ pub struct Dimm {
     pub size: Bytes,
     /// True if it was plugged while the machine ran (only such ones go away at a cold start).
     pub hotplugged: bool,
+    /// What the guest's ACPI driver said last of this slot, if anything.
+    pub ost: Option<Ost>,
+}
+
+/// The guest's last word on a slot (`query-acpi-ospm-status`), kept by QEMU until the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Ost {
+    /// 1 or 0x200 for insertion, 3 or 0x103 for ejection.
+    pub source: u64,
+    /// 0 for success; the refusals are in [`crate::sight::ost_refusal`].
+    pub status: u64,
+}
+
+impl Ost {
+    /// Why the guest refused an ejection, if this is such an answer.
+    pub fn refusal(&self) -> Option<&'static str> {
+        if matches!(self.source, 3 | 0x103) { crate::sight::ost_refusal(self.status) } else { None }
+    }
 }
 
 impl Dimm {
@@ -309,6 +328,8 @@ pub struct VcpuSlot {
     pub props: VcpuProps,
     /// Whether it is taken, and by what.
     pub state: VcpuState,
+    /// What the guest's ACPI driver said last of this slot, if anything.
+    pub ost: Option<Ost>,
 }
 
 /// The place of a vCPU, exactly as QEMU lists it. Ordered by node, socket, die, cluster, module, core, thread.

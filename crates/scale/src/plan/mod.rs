@@ -4,6 +4,8 @@
 //! together form a *group*: one DIMM's backend, plug and onlining. A group that is whole is kept, whatever happens
 //! later; a group that breaks midway is taken back by the undo of its steps in reverse.
 
+mod act;
+
 use crate::observed::{Backing, Observed, VcpuProps};
 use crate::time::Span;
 use crate::units::Bytes;

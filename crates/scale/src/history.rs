@@ -1,0 +1,138 @@
+//! What a machine's journal adds up to: the run that was left open, the removals that are pending, the last report.
+//!
+//! A pending removal is derived, never stored: it is an unplug whose intention is written and whose proof or refusal
+//! is not. So a controller that dies between the two forgets nothing.
+
+use crate::observed::{Observed, Pending, PendingDevice, VcpuState};
+use crate::plan::{Act, Plan};
+use crate::report::Report;
+use crate::run::{Outcome, Place, Record};
+use crate::time::Moment;
+use crate::wanted::Wanted;
+
+/// The sum of a journal's records.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    open: Option<OpenRun>,
+    pending: Vec<Pending>,
+    report: Option<Report>,
+}
+
+/// A run that has begun and not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenRun {
+    /// When it began.
+    pub began: Moment,
+    /// What was asked for.
+    pub wanted: Wanted,
+    /// Its plan.
+    pub plan: Plan,
+    /// The act that was sent, or about to be, and has not concluded.
+    pub sending: Option<Place>,
+    /// How many steps are proven.
+    pub proven: usize,
+}
+
+impl History {
+    /// The sum of these records, oldest first.
+    pub fn of<'a>(records: impl IntoIterator<Item = &'a Record>) -> History {
+        let mut history = History::default();
+        for record in records {
+            history.note(record);
+        }
+        history
+    }
+
+    /// Adds one record.
+    pub fn note(&mut self, record: &Record) {
+        match record {
+            Record::Began { at, wanted, plan } => {
+                self.open = Some(OpenRun {
+                    began: *at,
+                    wanted: wanted.clone(),
+                    plan: (**plan).clone(),
+                    sending: None,
+                    proven: 0,
+                });
+            }
+            Record::Sending { at, place } => self.note_sending(*at, *place),
+            Record::Concluded { place, outcome, .. } => self.note_concluded(*place, outcome),
+            Record::Ended { .. } => self.open = None,
+            Record::Settled { device, .. } => self.pending.retain(|p| p.device.id() != device),
+            Record::Reported { report } => self.report = Some((**report).clone()),
+        }
+    }
+
+    /// The run that was left open: its controller died.
+    pub fn open(&self) -> Option<&OpenRun> {
+        self.open.as_ref()
+    }
+
+    /// Removals that are asked of the guest and neither done nor refused.
+    pub fn pending(&self) -> &[Pending] {
+        &self.pending
+    }
+
+    /// What was reported last.
+    pub fn report(&self) -> Option<&Report> {
+        self.report.as_ref()
+    }
+
+    /// The pending removals that have come to their end, as the machine shows now, and how.
+    ///
+    /// Gone from QEMU is done. The guest's refusal is believed only while its agent answers: QEMU keeps the last
+    /// word of a slot, and a guest that hangs may yet act on the newer request.
+    pub fn settled(&self, seen: &Observed) -> Vec<(PendingDevice, String)> {
+        self.pending
+            .iter()
+            .filter_map(|pending| {
+                how_it_ended(&pending.device, seen).map(|how| (pending.device.clone(), how))
+            })
+            .collect()
+    }
+
+    fn note_sending(&mut self, at: Moment, place: Place) {
+        let Some(open) = &mut self.open else { return };
+        open.sending = Some(place);
+        let device = match place.act(&open.plan) {
+            Some(Act::UnplugDimm { id, memdev, .. }) => {
+                PendingDevice::Dimm { id: id.clone(), memdev: memdev.clone() }
+            }
+            Some(Act::UnplugVcpu { id }) => PendingDevice::Vcpu { id: id.clone() },
+            Some(_) | None => return,
+        };
+        self.pending.retain(|p| p.device.id() != device.id());
+        self.pending.push(Pending { device, since: at });
+    }
+
+    fn note_concluded(&mut self, place: Place, outcome: &Outcome) {
+        let Some(open) = &mut self.open else { return };
+        open.sending = None;
+        if place.undo.is_none() && matches!(outcome, Outcome::Proven { .. }) {
+            open.proven += 1;
+        }
+        let answered = matches!(outcome, Outcome::Proven { .. } | Outcome::Refused { .. });
+        if let Some(Act::UnplugDimm { id, .. } | Act::UnplugVcpu { id }) = place.act(&open.plan)
+            && answered
+        {
+            self.pending.retain(|p| p.device.id() != id);
+        }
+    }
+}
+
+fn how_it_ended(device: &PendingDevice, seen: &Observed) -> Option<String> {
+    let refusal = match device {
+        PendingDevice::Dimm { id, .. } => match seen.memory.dimms.iter().find(|d| d.id == *id) {
+            None => return Some("the guest let it go".to_owned()),
+            Some(dimm) => dimm.ost.and_then(|ost| ost.refusal()),
+        },
+        PendingDevice::Vcpu { id } => {
+            let slot = seen.vcpus.slots.iter().find(|s| s.state == VcpuState::Device(id.clone()));
+            match slot {
+                None => return Some("the guest let it go".to_owned()),
+                Some(slot) => slot.ost.and_then(|ost| ost.refusal()),
+            }
+        }
+    };
+    refusal.filter(|_| seen.guest.heard().is_some()).map(str::to_owned)
+}

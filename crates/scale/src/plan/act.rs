@@ -1,0 +1,81 @@
+//! What is true of each act by itself: how it reads, what proves it, whether it can be called back.
+
+use super::{Act, Proof, Zone};
+use std::fmt;
+
+impl Act {
+    /// The proof of an act that is sent as an undo; absent for an act that is never one.
+    pub fn own_proof(&self) -> Option<Proof> {
+        match self {
+            Act::DeleteBackend { memdev } => Some(Proof::BackendGone { memdev: memdev.clone() }),
+            Act::UnplugDimm { id, .. } => Some(Proof::DimmGone { id: id.clone() }),
+            Act::OnlineBlocks { device, .. } => {
+                Some(Proof::BlocksOnline { device: device.clone(), whole: false })
+            }
+            Act::OfflineBlocks { device } => Some(Proof::BlocksOffline { device: device.clone() }),
+            Act::SettleVirtioMem { id } => Some(Proof::VirtioMemSettled { id: id.clone() }),
+            Act::SetBalloon { to, .. } => Some(Proof::BalloonAt { actual: *to }),
+            Act::UnplugVcpu { id } => Some(Proof::VcpuGone { id: id.clone() }),
+            Act::CreateBackend { .. }
+            | Act::PlugDimm { .. }
+            | Act::ResizeVirtioMem { .. }
+            | Act::PlugVcpu { .. }
+            | Act::AwaitOnline { .. }
+            | Act::OnlineVcpus { .. } => None,
+        }
+    }
+
+    /// True for a removal that the guest is asked for. QEMU has no command to withdraw it
+    /// (hw/acpi/memory_hotplug.c, hw/acpi/cpu.c; 7.2 and 10.0).
+    pub fn has_no_cancel(&self) -> bool {
+        matches!(self, Act::UnplugDimm { .. } | Act::UnplugVcpu { .. })
+    }
+
+    /// True if QEMU sends an event when the guest has acted on it, so that waiting beats looking.
+    pub fn is_announced(&self) -> bool {
+        self.has_no_cancel() || matches!(self, Act::PlugDimm { .. } | Act::PlugVcpu { .. })
+    }
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Act::CreateBackend { memdev, size, .. } => write!(f, "make {size} of host memory {memdev}"),
+            Act::DeleteBackend { memdev } => write!(f, "give host memory {memdev} back"),
+            Act::PlugDimm { id, slot, node, .. } => write!(f, "plug DIMM {id} into slot {slot}, node {node}"),
+            Act::UnplugDimm { id, .. } => write!(f, "unplug DIMM {id}"),
+            Act::OnlineBlocks { device, zone: Zone::Movable } => {
+                write!(f, "online the blocks of {device}, movable")
+            }
+            Act::OnlineBlocks { device, zone: Zone::Default } => write!(f, "online the blocks of {device}"),
+            Act::OfflineBlocks { device } => write!(f, "take the blocks of {device} offline"),
+            Act::ResizeVirtioMem { id, from, to } => write!(f, "resize {id} from {from} to {to}"),
+            Act::SettleVirtioMem { id } => write!(f, "settle {id} at what the guest holds"),
+            Act::SetBalloon { from, to } => write!(f, "set the balloon's target from {from} to {to}"),
+            Act::PlugVcpu { id, .. } => write!(f, "plug vCPU {id}"),
+            Act::UnplugVcpu { id } => write!(f, "unplug vCPU {id}"),
+            Act::AwaitOnline { device } => write!(f, "wait for the guest to online {device} by itself"),
+            Act::OnlineVcpus { count } => write!(f, "online vCPUs until {count} are"),
+        }
+    }
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Proof::BackendExists { .. } => write!(f, "QEMU lists it"),
+            Proof::BackendGone { .. } => write!(f, "QEMU lists it no more"),
+            Proof::DimmSeen { .. } => write!(f, "the guest shows its blocks"),
+            Proof::DimmGone { .. } => write!(f, "the guest let it go (DEVICE_DELETED)"),
+            Proof::BlocksOnline { .. } => write!(f, "the guest shows its blocks online"),
+            Proof::BlocksOffline { .. } => write!(f, "the guest shows its blocks offline"),
+            Proof::VirtioMemSize { size, .. } => write!(f, "its size is {size}"),
+            Proof::VirtioMemSettled { .. } => write!(f, "its size is what is requested"),
+            Proof::BalloonAt { actual } => write!(f, "the balloon is at {actual}"),
+            Proof::GuestTotal { at_least } => write!(f, "the guest counts {at_least} or more"),
+            Proof::VcpuSeen { present, .. } => write!(f, "the guest shows {present} vCPUs"),
+            Proof::VcpuGone { .. } => write!(f, "the guest let it go (DEVICE_DELETED)"),
+            Proof::VcpusOnline { count } => write!(f, "the guest shows {count} vCPUs online"),
+        }
+    }
+}

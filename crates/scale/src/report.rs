@@ -1,0 +1,206 @@
+//! What is told at the end: asked, achieved, proven by what, in what time, and what held it back.
+//!
+//! The achieved sizes come from a fresh observation, never from what the steps claimed.
+
+use crate::history::OpenRun;
+use crate::observed::{Guest, Observed, Pending};
+use crate::plan::{Act, Asked, Sizes, Strength};
+use crate::run::{End, Outcome, Run};
+use crate::time::{Moment, Span};
+use crate::units::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// The report of one command, over all its runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Report {
+    /// When the command began to act.
+    pub began: Moment,
+    /// How long it took.
+    pub took: Span,
+    /// The sizes before.
+    pub from: Sizes,
+    /// What was asked for.
+    pub asked: Asked,
+    /// The sizes now, as QEMU tells them.
+    pub achieved: Sizes,
+    /// What the guest shows now.
+    pub guest: GuestSizes,
+    /// The whole in one word.
+    pub verdict: Verdict,
+    /// The weakest proof among the steps that the guest has a part in; absent where nothing was to be done.
+    pub strength: Option<Strength>,
+    /// Each act that was sent and how it ended, in order.
+    pub steps: Vec<StepReport>,
+    /// What stood in the way, for people.
+    pub held_back: Vec<String>,
+    /// What broken steps left behind that could not be taken back.
+    pub left_behind: Vec<String>,
+    /// Removals that the guest may still grant.
+    pub pending: Vec<Pending>,
+}
+
+/// What the guest shows of itself; absent where it does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct GuestSizes {
+    /// Memory in online blocks.
+    pub online: Option<Bytes>,
+    /// MemTotal: what the guest's kernel manages. A little less than `online`: the kernel's own image is not in it.
+    pub total: Option<Bytes>,
+    /// vCPUs online.
+    pub vcpus: Option<u32>,
+}
+
+impl GuestSizes {
+    /// What this observation shows.
+    pub fn of(seen: &Observed) -> GuestSizes {
+        let stats = seen.memory.balloon.and_then(|b| b.stats).map(|s| s.total);
+        match &seen.guest {
+            Guest::Unheard(_) => GuestSizes { online: None, total: stats, vcpus: None },
+            Guest::Heard(facts) => GuestSizes {
+                online: facts.online_memory(),
+                total: facts.meminfo.map(|m| m.total).or(stats),
+                vcpus: (!facts.vcpus.is_empty()).then(|| facts.online_vcpus()),
+            },
+        }
+    }
+}
+
+/// The whole in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Everything that was asked is there and every step is proven.
+    Proven,
+    /// Some of it is there.
+    Partial,
+    /// None of it is there.
+    Failed,
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Verdict::Proven => "proven",
+            Verdict::Partial => "partial",
+            Verdict::Failed => "failed",
+        })
+    }
+}
+
+/// One act that was sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StepReport {
+    /// The act, for people.
+    pub act: String,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// Collects a report over the runs of one command.
+#[derive(Debug, Clone)]
+pub struct Account {
+    began: Moment,
+    from: Sizes,
+    asked: Asked,
+    steps: Vec<StepReport>,
+    held_back: Vec<String>,
+    left_behind: Vec<String>,
+    strength: Option<Strength>,
+    done: bool,
+}
+
+impl Account {
+    /// Opens the account of a command that starts from `seen` and asks for `asked`.
+    pub fn open(now: Moment, seen: &Observed, asked: Asked) -> Account {
+        Account {
+            began: now,
+            from: Sizes::of(seen),
+            asked,
+            steps: Vec::new(),
+            held_back: Vec::new(),
+            left_behind: Vec::new(),
+            strength: None,
+            done: true,
+        }
+    }
+
+    /// Notes that an earlier run had been interrupted.
+    pub fn note_interrupted(&mut self, open: &OpenRun) {
+        let done = open.proven;
+        let of = open.plan.steps.len();
+        self.held_back
+            .push(format!("an earlier run was interrupted after {done} of {of} steps; taken up from there"));
+    }
+
+    /// Adds something that stood in the way.
+    pub fn note_held_back(&mut self, why: String) {
+        self.done = false;
+        self.held_back.push(why);
+    }
+
+    /// Adds a run that has ended.
+    pub fn add(&mut self, run: &Run) {
+        for (step, outcome) in run.plan().steps.iter().zip(run.outcomes()) {
+            let Some(outcome) = outcome else { continue };
+            if let Outcome::Proven { strength, .. } = outcome
+                && involves_guest(&step.act)
+            {
+                self.strength = Some(self.strength.map_or(*strength, |s| s.min(*strength)));
+            }
+            self.steps.push(StepReport { act: step.act.to_string(), outcome: outcome.clone() });
+        }
+        self.done = matches!(run.end(), Some(End::Done));
+        match run.end() {
+            Some(End::Broken { step, why, left_behind, .. }) => {
+                self.held_back.push(format!("{}: {why}", run.plan().steps[*step].act));
+                self.left_behind.extend(left_behind.iter().cloned());
+            }
+            Some(End::Lost { why, .. }) => self.held_back.push(format!("the machine is gone: {why}")),
+            Some(End::Done | End::Interrupted) | None => {}
+        }
+    }
+
+    /// Closes the account with what the machine shows now.
+    pub fn close(self, now: Moment, seen: &Observed) -> Report {
+        let achieved = Sizes::of(seen);
+        let guest = GuestSizes::of(seen);
+        let reached = self.asked.memory.is_none_or(|m| m == achieved.memory)
+            && self.asked.vcpus.is_none_or(|v| v == achieved.vcpus);
+        let closer =
+            self.asked.memory.is_some_and(|m| closer(m.get(), self.from.memory.get(), achieved.memory.get()))
+                || self
+                    .asked
+                    .vcpus
+                    .is_some_and(|v| closer(v.into(), self.from.vcpus.into(), achieved.vcpus.into()));
+        let verdict = match (self.done && reached, closer) {
+            (true, _) => Verdict::Proven,
+            (false, true) => Verdict::Partial,
+            (false, false) => Verdict::Failed,
+        };
+        Report {
+            began: self.began,
+            took: now.since(self.began),
+            from: self.from,
+            asked: self.asked,
+            achieved,
+            guest,
+            verdict,
+            strength: self.strength,
+            steps: self.steps,
+            held_back: self.held_back,
+            left_behind: self.left_behind,
+            pending: seen.pending.clone(),
+        }
+    }
+}
+
+fn closer(asked: u64, from: u64, now: u64) -> bool {
+    asked.abs_diff(now) < asked.abs_diff(from)
+}
+
+fn involves_guest(act: &Act) -> bool {
+    !matches!(act, Act::CreateBackend { .. } | Act::DeleteBackend { .. })
+}

@@ -1,0 +1,466 @@
+//! A run: a plan in progress, as a state machine that is fed with facts and never acts by itself.
+//!
+//! ```text
+//!             written()        replied()            saw(): holds
+//!   Intend ------------> Send ------------> Watch/Look ---------------> Conclude --written()--> next step
+//!     ^  (journal first)                     ^     |    saw(): not yet      |
+//!     |                                      +-----+    heard(), deadline   | step broke: the group's undo,
+//!     +---------------------------------------------------------------------+ in reverse, same stages; then End
+//! ```
+//!
+//! [`Run::next`] says what to do; the runner does it and reports back by the method named in the arrow. An act is
+//! never handed out before its intention is written. Every stage ends: by its answer or by the step's deadline.
+//!
+//! A group that breaks is taken back, with one exception: a removal that is asked of the guest has no cancel. One that
+//! outlives its deadline is left as it is and stays pending; the journal remembers it ([`crate::history`]).
+
+use crate::observed::Observed;
+use crate::plan::{Act, Basis, Plan, Proof, Strength};
+use crate::sight::{Event, Judgement, Look, Sight};
+use crate::time::{Moment, Span};
+use crate::wanted::Wanted;
+use serde::{Deserialize, Serialize};
+
+/// One entry of a machine's journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "record", rename_all = "kebab-case")]
+pub enum Record {
+    /// A run begins.
+    Began {
+        /// When.
+        at: Moment,
+        /// What was asked for.
+        wanted: Wanted,
+        /// What will be done.
+        plan: Box<Plan>,
+    },
+    /// An act is about to be sent.
+    Sending {
+        /// When.
+        at: Moment,
+        /// Which act.
+        place: Place,
+    },
+    /// An act came to its end.
+    Concluded {
+        /// When.
+        at: Moment,
+        /// Which act.
+        place: Place,
+        /// How.
+        outcome: Outcome,
+    },
+    /// The run ended.
+    Ended {
+        /// When.
+        at: Moment,
+        /// How.
+        end: End,
+    },
+    /// A pending removal came to its end after its run.
+    Settled {
+        /// When that was noticed.
+        at: Moment,
+        /// The device.
+        device: String,
+        /// How it ended.
+        how: String,
+    },
+    /// What was reported to the user at the end of a command.
+    Reported {
+        /// The report.
+        report: Box<crate::report::Report>,
+    },
+}
+
+/// Which act of a plan: a step's own, or one of its undo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Place {
+    /// Index of the step.
+    pub step: usize,
+    /// Index in the step's undo; absent for the step's own act.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<usize>,
+}
+
+impl Place {
+    /// The act at this place, if the plan has it.
+    pub fn act(self, plan: &Plan) -> Option<&Act> {
+        let step = plan.steps.get(self.step)?;
+        match self.undo {
+            None => Some(&step.act),
+            Some(nth) => step.undo.get(nth),
+        }
+    }
+}
+
+/// How an act ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The proof holds.
+    Proven {
+        /// How strong it is.
+        strength: Strength,
+        /// From sending to proof.
+        took: Span,
+    },
+    /// QEMU or the guest said no.
+    Refused {
+        /// In whose words.
+        why: String,
+    },
+    /// The deadline passed without a proof.
+    Overdue {
+        /// What is missing.
+        missing: String,
+    },
+    /// The machine is gone.
+    Lost {
+        /// How that showed.
+        why: String,
+    },
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "end", rename_all = "kebab-case")]
+pub enum End {
+    /// Every step is proven.
+    Done,
+    /// A step broke. Whole groups before it stand; its own group was taken back, but for what is left behind.
+    Broken {
+        /// Which step.
+        step: usize,
+        /// Why, for people.
+        why: String,
+        /// True where the removal is still asked of the guest, which may yet grant it.
+        pending: bool,
+        /// What could not be taken back.
+        left_behind: Vec<String>,
+    },
+    /// The program that ran it went away in the middle; what it left was taken up by a later plan.
+    Interrupted,
+    /// The machine went away in the middle.
+    Lost {
+        /// Which step.
+        step: usize,
+        /// How that showed.
+        why: String,
+    },
+}
+
+/// What the runner is to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Write this down durably, then call [`Run::written`].
+    Write(Record),
+    /// Send this act, then call [`Run::replied`].
+    Send {
+        /// The act.
+        act: Act,
+        /// When to give up waiting for the answer.
+        until: Moment,
+    },
+    /// Look, then call [`Run::saw`].
+    Look(Look),
+    /// Wait for an event, then call [`Run::heard`].
+    Watch {
+        /// When to stop waiting.
+        until: Moment,
+    },
+    /// Nothing: the run is over.
+    End(End),
+}
+
+/// The machine has changed since the plan was made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the machine has changed since this plan was made; plan again")]
+pub struct Stale;
+
+/// A command's answer, as far as a run needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// Accepted.
+    Accepted,
+    /// Refused, in these words.
+    Refused(String),
+    /// No answer: it may have happened.
+    Unknown(String),
+}
+
+/// The first wait between two looks; each further wait doubles it, up to [`LOOK_EVERY_MAX`].
+const LOOK_EVERY: Span = Span::millis(5);
+const LOOK_EVERY_MAX: Span = Span::millis(250);
+/// The first wait where an event will tell.
+const LOOK_BEHIND_EVENT: Span = Span::millis(100);
+
+/// A plan in progress.
+#[derive(Debug, Clone)]
+pub struct Run {
+    plan: Plan,
+    outcomes: Vec<Option<Outcome>>,
+    undo: Vec<Place>,
+    broken: Option<Broken>,
+    job: Option<Job>,
+    end: Option<End>,
+    now: Moment,
+}
+
+#[derive(Debug, Clone)]
+struct Broken {
+    step: usize,
+    why: String,
+    pending: bool,
+    left_behind: Vec<String>,
+}
+
+/// The act under way.
+#[derive(Debug, Clone)]
+struct Job {
+    place: Place,
+    act: Act,
+    proof: Proof,
+    ask_guest: bool,
+    deadline: Span,
+    stage: Stage,
+    sent: Moment,
+    wait: Span,
+    acknowledged: bool,
+    refused: Option<String>,
+    missing: String,
+}
+
+#[derive(Debug, Clone)]
+enum Stage {
+    Intend,
+    Send,
+    Look,
+    Watch,
+    Conclude(Outcome),
+}
+
+impl Run {
+    /// Starts a run of `plan` on the machine as it was seen last.
+    ///
+    /// # Errors
+    /// [`Stale`] where the machine is no longer as the plan saw it.
+    pub fn start(plan: Plan, seen: &Observed, now: Moment) -> Result<Run, Stale> {
+        if Basis::of(seen) != plan.basis {
+            return Err(Stale);
+        }
+        let outcomes = vec![None; plan.steps.len()];
+        let mut run = Run { plan, outcomes, undo: Vec::new(), broken: None, job: None, end: None, now };
+        run.take_up(0);
+        Ok(run)
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// How each step ended, as far as it has.
+    pub fn outcomes(&self) -> &[Option<Outcome>] {
+        &self.outcomes
+    }
+
+    /// How the run ended, if it has.
+    pub fn end(&self) -> Option<&End> {
+        self.end.as_ref()
+    }
+
+    /// The act under way and what its proof still lacks.
+    pub fn waiting_on(&self) -> Option<(Place, &str)> {
+        self.job.as_ref().map(|job| (job.place, job.missing.as_str()))
+    }
+
+    /// What to do now. Asking twice without an answer in between gives the same.
+    pub fn next(&self, now: Moment) -> Next {
+        let Some(job) = &self.job else {
+            let end = self.end.clone().expect("a run without a job has ended");
+            return Next::End(end);
+        };
+        let due = job.sent + job.deadline;
+        match &job.stage {
+            Stage::Intend => Next::Write(Record::Sending { at: now, place: job.place }),
+            Stage::Send => Next::Send { act: job.act.clone(), until: now + job.deadline },
+            Stage::Look => Next::Look(job.proof.look(job.ask_guest)),
+            Stage::Watch => Next::Watch { until: due.min(now + job.wait) },
+            Stage::Conclude(outcome) => {
+                Next::Write(Record::Concluded { at: now, place: job.place, outcome: outcome.clone() })
+            }
+        }
+    }
+
+    /// The record from [`Next::Write`] is durable.
+    pub fn written(&mut self, now: Moment) {
+        self.now = now;
+        let Some(job) = &mut self.job else { return };
+        match &job.stage {
+            Stage::Intend => {
+                job.stage = Stage::Send;
+                job.sent = now;
+            }
+            Stage::Conclude(outcome) => {
+                let outcome = outcome.clone();
+                self.conclude(outcome);
+            }
+            Stage::Send | Stage::Look | Stage::Watch => {}
+        }
+    }
+
+    /// The act from [`Next::Send`] was answered.
+    pub fn replied(&mut self, now: Moment, reply: Reply) {
+        self.now = now;
+        let Some(job) = &mut self.job else { return };
+        // A refusal is looked into as well: what was to be done may be so already.
+        job.stage = Stage::Look;
+        match reply {
+            Reply::Accepted if job.act.is_announced() => {
+                job.stage = Stage::Watch;
+                job.wait = LOOK_BEHIND_EVENT;
+            }
+            Reply::Accepted => {}
+            Reply::Refused(why) => job.refused = Some(why),
+            Reply::Unknown(why) => job.missing = why,
+        }
+    }
+
+    /// What the look from [`Next::Look`] showed, or why it failed.
+    pub fn saw(&mut self, now: Moment, sight: Result<&Sight, &str>) {
+        self.now = now;
+        let Some(job) = &mut self.job else { return };
+        match sight.map(|sight| job.proof.judge(sight, job.acknowledged)) {
+            Ok(Judgement::Holds(strength)) => {
+                let took = now.since(job.sent);
+                job.stage = Stage::Conclude(Outcome::Proven { strength, took });
+                return;
+            }
+            Ok(Judgement::NotYet(missing)) => job.missing = missing,
+            Err(why) => job.missing = why.to_owned(),
+        }
+        if let Some(why) = job.refused.take() {
+            job.stage = Stage::Conclude(Outcome::Refused { why });
+        } else if now >= job.sent + job.deadline {
+            job.stage = Stage::Conclude(Outcome::Overdue { missing: job.missing.clone() });
+        } else {
+            job.stage = Stage::Watch;
+        }
+    }
+
+    /// The event that ended the wait from [`Next::Watch`], or nothing where the time ran out.
+    pub fn heard(&mut self, now: Moment, event: Option<&Event>) {
+        self.now = now;
+        let Some(job) = &mut self.job else { return };
+        match event {
+            Some(Event::Gone { why }) => {
+                job.stage = Stage::Conclude(Outcome::Lost { why: why.clone() });
+                return;
+            }
+            Some(event) => {
+                if let Some(why) = event.refuses(&job.act) {
+                    job.refused = Some(why);
+                }
+                if let Act::PlugDimm { id, .. } | Act::PlugVcpu { id, .. } = &job.act {
+                    job.acknowledged |= event.acknowledges(id);
+                }
+            }
+            None => job.wait = LOOK_EVERY_MAX.min(job.wait.times(2)),
+        }
+        job.stage = Stage::Look;
+    }
+
+    /// An act has ended and that is written down: what comes next.
+    fn conclude(&mut self, outcome: Outcome) {
+        let job = self.job.take().expect("only a job concludes");
+        let step = job.place.step;
+        if job.place.undo.is_none() {
+            self.outcomes[step] = Some(outcome.clone());
+        }
+        let pending = job.act.has_no_cancel() && matches!(outcome, Outcome::Overdue { .. });
+        let why = match outcome {
+            Outcome::Lost { why } => {
+                self.end = Some(End::Lost { step, why });
+                return;
+            }
+            Outcome::Proven { .. } if job.place.undo.is_some() => return self.take_up_undo(),
+            Outcome::Proven { .. } => return self.take_up(step + 1),
+            Outcome::Refused { why } => why,
+            Outcome::Overdue { missing } => format!("{missing} after {}", job.deadline),
+        };
+        match &mut self.broken {
+            // The undo itself broke: what it leaves is named, and nothing more is tried on this group.
+            Some(broken) => {
+                broken.left_behind.push(format!("{}: {why}", job.act));
+                broken.pending |= pending;
+                self.undo.clear();
+            }
+            None => {
+                self.broken = Some(Broken { step, why, pending, left_behind: Vec::new() });
+                if !pending {
+                    self.undo = self.undo_of_group(step);
+                }
+            }
+        }
+        self.take_up_undo();
+    }
+
+    /// The undo of the group that `step` broke: its own first, then that of the group's earlier steps, newest first.
+    /// Kept in reverse, so that the next one is at the end.
+    fn undo_of_group(&self, step: usize) -> Vec<Place> {
+        let group = self.plan.steps[step].group;
+        let mut places = Vec::new();
+        for index in (0..=step).rev().take_while(|i| self.plan.steps[*i].group == group) {
+            places.extend(
+                (0..self.plan.steps[index].undo.len()).map(|nth| Place { step: index, undo: Some(nth) }),
+            );
+        }
+        places.reverse();
+        places
+    }
+
+    fn take_up(&mut self, step: usize) {
+        if step < self.plan.steps.len() {
+            let step_ref = &self.plan.steps[step];
+            let (act, proof) = (step_ref.act.clone(), step_ref.proof.clone());
+            self.job = Some(self.job_for(Place { step, undo: None }, act, proof));
+        } else {
+            self.end = Some(End::Done);
+        }
+    }
+
+    fn take_up_undo(&mut self) {
+        while let Some(place) = self.undo.pop() {
+            let act = place.act(&self.plan).expect("undo places come from the plan").clone();
+            let Some(proof) = act.own_proof() else { continue };
+            self.job = Some(self.job_for(place, act, proof));
+            return;
+        }
+        let broken = self.broken.take().expect("undo follows a break");
+        self.end = Some(End::Broken {
+            step: broken.step,
+            why: broken.why,
+            pending: broken.pending,
+            left_behind: broken.left_behind,
+        });
+    }
+
+    fn job_for(&self, place: Place, act: Act, proof: Proof) -> Job {
+        let step = &self.plan.steps[place.step];
+        Job {
+            place,
+            act,
+            proof,
+            ask_guest: step.strength == Strength::GuestConfirmed,
+            deadline: step.deadline,
+            stage: Stage::Intend,
+            sent: self.now,
+            wait: LOOK_EVERY,
+            acknowledged: false,
+            refused: None,
+            missing: String::new(),
+        }
+    }
+}
