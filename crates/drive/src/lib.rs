@@ -4,7 +4,6 @@
 
 pub mod guest;
 mod hypervisor;
-pub mod journal;
 pub mod qmp;
 pub mod wire;
 

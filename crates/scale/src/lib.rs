@@ -3,9 +3,10 @@
 //! This crate is pure. It opens nothing, asks no clock and spawns no task: time, load and chance are arguments,
 //! and every answer is a value that carries its reason. `drive` does what this crate decides.
 //!
-//! The order to read it in is the life of one resize: [`wanted`], [`observed`], [`plan`], [`run`],
-//! [`history`], [`report`].
+//! The order to read it in is the life of one resize: [`wanted`], [`observed`], [`plan`], [`audit`],
+//! [`run`], [`history`], [`report`].
 
+pub mod audit;
 pub mod history;
 pub mod limits;
 pub mod observed;

@@ -1,0 +1,285 @@
+//! The rules of DIMMs, their backends and their blocks in the guest.
+
+use super::ledger::{Spare, Stick};
+use super::{Auditor, Kind};
+use crate::observed::{Accel, Backing, DimmKind, GuestFacts, Version};
+use crate::plan::{OWN_PREFIX, Zone};
+use crate::units::Bytes;
+
+/// The first QEMU that is known to survive a DIMM added after a vCPU was removed, under TCG.
+const TCG_MENDED: Version = Version(10, 0, 0);
+/// The smallest memory block of Linux on the architectures that have DIMMs (arch/x86/mm/init_64.c,
+/// arch/arm64/include/asm/sparsemem.h; 6.1).
+const SMALLEST_BLOCK: Bytes = Bytes::mib(128);
+/// From this much boot memory on, Linux x86-64 uses larger blocks.
+const LARGE_GUEST: Bytes = Bytes::gib(64);
+
+impl Auditor<'_> {
+    pub(super) fn create_backend(&mut self, memdev: &str, size: Bytes, backing: &Backing) {
+        let memory = &self.seen.memory;
+        let taken = self.ledger.backends.iter().any(|b| b.id == memdev)
+            || self.ledger.sticks.iter().any(|s| s.memdev == memdev);
+        self.require(!taken, Kind::Id, || format!("there is a backend {memdev} already"));
+        self.own(memdev);
+        self.require(*backing == memory.backing, Kind::Backend, || {
+            format!("{memdev} is backed otherwise than the machine's memory")
+        });
+        if let Backing::Unknown(what) = backing {
+            self.find(Kind::Backend, format!("{memdev} is to be backed by {what}, which cannot be made"));
+        }
+        self.ledger.backends.push(Spare { id: memdev.to_owned(), size, by: self.at });
+        self.grown = self.grown + size;
+        self.host_holds(backing);
+    }
+
+    /// What would kill QEMU or be refused on the host: pages of a hugetlbfs that are not there (SIGBUS), a VFIO
+    /// mapping that cannot be locked (QEMU aborts; hw/vfio/common.c, 7.2), the cgroup's limit.
+    fn host_holds(&mut self, backing: &Backing) {
+        let (host, grown) = (&self.seen.host, self.grown);
+        if matches!(backing, Backing::Hugepages { .. })
+            && let Some(free) = host.hugepages_free
+        {
+            self.require(grown <= free, Kind::Host, || format!("{grown} of huge pages, {free} are free"));
+        }
+        if host.vfio
+            && let Some(room) = host.memlock_headroom
+        {
+            self.require(grown <= room, Kind::Host, || format!("{grown} to lock, {room} may be locked"));
+        }
+        if let Some(room) = host.cgroup_headroom {
+            self.require(grown <= room, Kind::Host, || {
+                format!("{grown} more, the cgroup has room for {room}")
+            });
+        }
+    }
+
+    pub(super) fn delete_backend(&mut self, memdev: &str) {
+        if self.ledger.sticks.iter().any(|s| s.memdev == memdev) {
+            self.find(Kind::Backend, format!("{memdev} is deleted while its DIMM is plugged"));
+            return;
+        }
+        let Some(index) = self.ledger.backends.iter().position(|b| b.id == memdev) else {
+            self.find(Kind::Backend, format!("{memdev} is deleted and does not exist"));
+            return;
+        };
+        let spare = self.ledger.backends.remove(index);
+        self.require(spare.by.is_some() || memdev.starts_with(OWN_PREFIX), Kind::Backend, || {
+            format!("{memdev} is not ours to delete")
+        });
+        self.grown = self.grown.saturating_sub(spare.size);
+    }
+
+    pub(super) fn plug_dimm(
+        &mut self,
+        id: &str,
+        memdev: &str,
+        slot: u32,
+        node: u32,
+        addr: Option<u64>,
+        group: u32,
+    ) {
+        self.require(!self.ledger.has_device(id), Kind::Id, || format!("there is a device {id} already"));
+        self.own(id);
+        self.slot(slot);
+        let nodes = &self.seen.memory.nodes;
+        let exists = nodes.iter().any(|n| n.id == node) || (nodes.is_empty() && node == 0);
+        self.require(exists, Kind::Node, || format!("there is no NUMA node {node}"));
+        self.danger(id);
+        let Some(index) = self.ledger.backends.iter().position(|b| b.id == memdev) else {
+            let used = self.ledger.sticks.iter().any(|s| s.memdev == memdev);
+            let what = if used { "is in use" } else { "does not exist" };
+            self.find(Kind::Backend, format!("{id} is plugged on {memdev}, which {what}"));
+            return;
+        };
+        let size = self.ledger.backends.remove(index).size;
+        self.dimm_size(id, size);
+        if let Some(addr) = addr {
+            self.address(id, addr, size);
+        }
+        self.has_room_for_metadata(size);
+        self.ledger.kernel_free = self.ledger.kernel_free.map(|f| f.saturating_sub(size.per(64)));
+        self.ledger.sticks.push(Stick {
+            id: id.to_owned(),
+            memdev: memdev.to_owned(),
+            kind: DimmKind::Dimm,
+            slot,
+            size,
+            addr,
+            in_use: Bytes::ZERO,
+            unused_by: self.at.map(|at| (at, group)),
+        });
+        self.bounds();
+    }
+
+    fn own(&mut self, id: &str) {
+        let rest = id.strip_prefix(OWN_PREFIX);
+        self.require(rest.is_some_and(|r| !r.is_empty()), Kind::Id, || {
+            format!("'{id}' does not begin with {OWN_PREFIX}, by which our own devices are known")
+        });
+    }
+
+    fn slot(&mut self, slot: u32) {
+        let slots = self.seen.memory.slots;
+        self.require(slot < slots, Kind::Slot, || format!("slot {slot} of {slots} (counted from 0)"));
+        let taken = self.ledger.sticks.iter().find(|s| s.slot == slot).map(|s| s.id.clone());
+        if let Some(taken) = taken {
+            let pending = self.seen.pending.iter().any(|p| p.device.id() == taken);
+            let how = if pending { "is still being given up by" } else { "holds" };
+            self.find(Kind::Slot, format!("slot {slot} {how} '{taken}'"));
+        }
+    }
+
+    fn dimm_size(&mut self, id: &str, size: Bytes) {
+        let alignment = self.seen.memory.alignment;
+        let block = self.block();
+        self.require(!size.is_zero() && size.is_multiple_of(alignment), Kind::DimmSize, || {
+            format!("{id} has {size}, not a multiple of QEMU's {alignment}")
+        });
+        self.require(size.is_multiple_of(block), Kind::DimmSize, || {
+            format!("{id} has {size}, not a multiple of the guest's block of {block}")
+        });
+        self.require(size <= self.limits.dimm_max, Kind::DimmSize, || {
+            format!("{id} has {size}, above the limit of {} for one DIMM", self.limits.dimm_max)
+        });
+    }
+
+    /// The guest's memory block, or the smallest that is sure to fit where the guest does not tell.
+    fn block(&self) -> Bytes {
+        let told = self.seen.guest.heard().and_then(|h| h.block);
+        let assumed = match self.seen.memory.boot {
+            boot if boot > LARGE_GUEST => self.limits.block_of_large_guests,
+            _ => SMALLEST_BLOCK,
+        };
+        told.unwrap_or(assumed)
+    }
+
+    fn address(&mut self, id: &str, addr: u64, size: Bytes) {
+        let (alignment, block) = (self.seen.memory.alignment, self.block());
+        let start = Bytes::new(addr);
+        self.require(start.is_multiple_of(alignment) && start.is_multiple_of(block), Kind::Address, || {
+            format!("{id} at {addr:#x} is not aligned to {alignment} and the guest's block of {block}")
+        });
+        let Some(end) = addr.checked_add(size.get()) else {
+            self.find(Kind::Address, format!("{id} at {addr:#x} does not fit 64 bits"));
+            return;
+        };
+        let sticks = self.ledger.sticks.iter().filter_map(|s| s.addr.map(|a| (s.id.clone(), a, s.size)));
+        let virtio = self.ledger.virtio_mem.iter().map(|v| (v.id.clone(), v.addr, v.max));
+        let met = sticks.chain(virtio).find(|(_, a, s)| addr < a.saturating_add(s.get()) && *a < end);
+        if let Some((other, ..)) = met {
+            self.find(Kind::Address, format!("{id} at {addr:#x} meets '{other}'"));
+        }
+    }
+
+    /// The bounds on all memory devices together, as they are after a plug.
+    fn bounds(&mut self) {
+        let memory = &self.seen.memory;
+        let (held, ceiling) = (self.ledger.against_ceiling(), memory.ceiling);
+        self.require(held <= ceiling, Kind::Ceiling, || {
+            format!("boot memory and memory devices come to {held}, the machine takes {ceiling}")
+        });
+        let devices = self.ledger.sticks.len() + self.ledger.virtio_mem.len();
+        if let Some(most) = self.seen.host.vhost_regions {
+            // Boot memory takes one region at least.
+            let regions = devices as u64 + 1 + u64::from(self.limits.vhost_reserve);
+            self.require(regions <= u64::from(most), Kind::VhostRegions, || {
+                format!("{regions} memory regions with the reserve, a vhost backend maps {most}")
+            });
+        }
+    }
+
+    /// QEMU 7.2 under TCG dies ("double free") when a DIMM is added after a vCPU was removed.
+    fn danger(&mut self, id: &str) {
+        let machine = &self.seen.machine;
+        let deadly = machine.accel == Accel::Tcg && machine.qemu < TCG_MENDED && self.since_vcpu_removal;
+        self.require(!deadly, Kind::KnownDanger, || {
+            format!("{id} is added after a vCPU was removed: QEMU {} under TCG dies of it", machine.qemu)
+        });
+    }
+
+    pub(super) fn unplug_dimm(&mut self, id: &str, memdev: &str, slot: u32) {
+        let Some(index) = self.ledger.sticks.iter().position(|s| !id.is_empty() && s.id == id) else {
+            self.find(Kind::NotRemovable, format!("there is no DIMM '{id}' to unplug"));
+            return;
+        };
+        let stick = self.ledger.sticks.remove(index);
+        self.require(stick.kind == DimmKind::Dimm, Kind::NotRemovable, || format!("{id} is an NVDIMM"));
+        self.require(stick.memdev == memdev && stick.slot == slot, Kind::NotRemovable, || {
+            format!("{id} is on {} in slot {}, not on {memdev} in slot {slot}", stick.memdev, stick.slot)
+        });
+        let can_empty = self.seen.guest.heard().is_some_and(|h| h.block.is_some() && can_switch_blocks(h));
+        self.require(stick.in_use.is_zero() || !can_empty, Kind::NotOffline, || {
+            format!("{id} is unplugged with up to {} of it online in the guest", stick.in_use)
+        });
+        self.ledger.lose(stick.in_use);
+        self.keeps_what_it_uses();
+        self.ledger.backends.push(Spare { id: stick.memdev, size: stick.size, by: self.at });
+    }
+
+    /// Brings a device's memory into use: `zone` is absent where the guest is waited for.
+    pub(super) fn online(&mut self, device: &str, zone: Option<Zone>, group: u32) {
+        if zone.is_some() {
+            let able = self.seen.guest.heard().is_some_and(can_switch_blocks);
+            self.require(able, Kind::GuestCannot, || format!("nobody can online the blocks of {device}"));
+        }
+        if zone == Some(Zone::Movable) {
+            let able = self.seen.guest.heard().is_some_and(|h| h.can_write_files() || h.can("guest-exec"));
+            self.require(able, Kind::GuestCannot, || {
+                format!("the agent cannot online {device} as movable: it has neither files nor exec")
+            });
+        }
+        if self.ledger.virtio_mem.iter().any(|v| v.id == device) {
+            return;
+        }
+        let Some(stick) = self.ledger.stick(device) else {
+            self.find(Kind::GuestCannot, format!("there is no memory device {device} to online"));
+            return;
+        };
+        let gained = stick.size.saturating_sub(stick.in_use);
+        stick.in_use = stick.size;
+        if stick.unused_by.is_some_and(|(_, by)| by == group) {
+            stick.unused_by = None;
+        }
+        self.ledger.gain(gained);
+        if zone != Some(Zone::Movable) {
+            self.ledger.kernel_free = self.ledger.kernel_free.map(|f| f + gained);
+        }
+    }
+
+    pub(super) fn offline(&mut self, device: &str) {
+        let able = self.seen.guest.heard().is_some_and(can_switch_blocks);
+        self.require(able, Kind::GuestCannot, || format!("nobody can take the blocks of {device} offline"));
+        let Some(stick) = self.ledger.stick(device) else {
+            self.find(Kind::NotRemovable, format!("there is no DIMM '{device}' to empty"));
+            return;
+        };
+        let (kind, lost) = (stick.kind, stick.in_use);
+        stick.in_use = Bytes::ZERO;
+        self.require(kind == DimmKind::Dimm, Kind::NotRemovable, || format!("{device} is an NVDIMM"));
+        self.ledger.lose(lost);
+        self.keeps_what_it_uses();
+    }
+
+    /// After the last step: nothing half-made, nothing that was plugged and not brought into use.
+    pub(super) fn leftovers(&mut self) {
+        let spares: Vec<_> =
+            self.ledger.backends.iter().filter_map(|b| b.by.map(|by| (by, b.id.clone()))).collect();
+        for (by, id) in spares {
+            self.at = Some(by);
+            self.find(Kind::Leftover, format!("backend {id} is left without a device"));
+        }
+        let shows_blocks = self.seen.guest.heard().is_some_and(|h| h.block.is_some());
+        let idle: Vec<_> =
+            self.ledger.sticks.iter().filter_map(|s| s.unused_by.map(|(by, _)| (by, s.id.clone()))).collect();
+        for (by, id) in idle.into_iter().filter(|_| shows_blocks) {
+            self.at = Some(by);
+            self.find(Kind::NotOnlined, format!("{id} is plugged and its group does not bring it into use"));
+        }
+        self.at = None;
+    }
+}
+
+/// True if the agent can change the state of memory blocks, by its own command or by files or programs.
+fn can_switch_blocks(facts: &GuestFacts) -> bool {
+    facts.can("guest-set-memory-blocks") || facts.can_write_files() || facts.can("guest-exec")
+}

@@ -1,0 +1,165 @@
+//! The auditor's own account of the machine. It records; the rules are in the files beside it.
+
+use crate::limits::Limits;
+use crate::observed::{Dimm, DimmKind, GuestFacts, MemInfo, Observed, VcpuProps, VcpuState, VirtioMem};
+use crate::plan::Sizes;
+use crate::units::Bytes;
+
+/// The machine as the steps so far would have left it.
+pub(super) struct Ledger {
+    pub(super) boot: Bytes,
+    pub(super) sticks: Vec<Stick>,
+    pub(super) backends: Vec<Spare>,
+    pub(super) virtio_mem: Vec<VirtioMem>,
+    /// What the balloon holds, where there is one.
+    pub(super) ballooned: Option<Bytes>,
+    pub(super) vcpus: Vec<Place>,
+    /// The guest's MemTotal, where known.
+    pub(super) guest_total: Option<Bytes>,
+    /// What the guest uses and its margin, where known.
+    pub(super) guest_floor: Option<Bytes>,
+    /// An upper bound of the free memory that the guest's kernel can use for itself, where known.
+    pub(super) kernel_free: Option<Bytes>,
+}
+
+/// One plugged DIMM.
+pub(super) struct Stick {
+    pub(super) id: String,
+    pub(super) memdev: String,
+    pub(super) kind: DimmKind,
+    pub(super) slot: u32,
+    pub(super) size: Bytes,
+    /// Absent for one that this plan lets QEMU place.
+    pub(super) addr: Option<u64>,
+    /// How much of it the guest may be using.
+    pub(super) in_use: Bytes,
+    /// The group that plugged it, until the group brings it into use too.
+    pub(super) unused_by: Option<(usize, u32)>,
+}
+
+/// A backend without a device.
+pub(super) struct Spare {
+    pub(super) id: String,
+    /// Absent for one that a DIMM has just let go.
+    pub(super) size: Bytes,
+    /// The step that made it or set it free.
+    pub(super) by: Option<usize>,
+}
+
+/// One place for a vCPU.
+pub(super) struct Place {
+    pub(super) props: VcpuProps,
+    pub(super) driver: String,
+    pub(super) count: u32,
+    pub(super) state: VcpuState,
+}
+
+impl Ledger {
+    pub(super) fn open(seen: &Observed, limits: &Limits) -> Ledger {
+        let memory = &seen.memory;
+        let heard = seen.guest.heard();
+        let info = guest_figures(seen, limits);
+        let dimms: Bytes = memory.dimms.iter().filter(|d| d.kind == DimmKind::Dimm).map(|d| d.size).sum();
+        Ledger {
+            boot: memory.boot,
+            sticks: memory.dimms.iter().map(|d| Stick::of(d, heard)).collect(),
+            backends: memory
+                .unused_backends
+                .iter()
+                .map(|b| Spare { id: b.id.clone(), size: b.size, by: None })
+                .collect(),
+            virtio_mem: memory.virtio_mem.clone(),
+            ballooned: memory.balloon.map(|b| (memory.boot + dimms).saturating_sub(b.actual)),
+            vcpus: seen
+                .vcpus
+                .slots
+                .iter()
+                .map(|s| Place {
+                    props: s.props,
+                    driver: s.driver.clone(),
+                    count: s.count,
+                    state: s.state.clone(),
+                })
+                .collect(),
+            guest_total: info.map(|i| i.total),
+            guest_floor: info.map(|i| {
+                let used = i.total.saturating_sub(i.available);
+                let part = Bytes::new(used.get() / 100 * limits.shrink_margin_percent);
+                used + part.max(limits.shrink_margin)
+            }),
+            kernel_free: info.map(|i| i.available),
+        }
+    }
+
+    /// Boot memory and RAM DIMMs: what the balloon's account is about.
+    pub(super) fn balloonable(&self) -> Bytes {
+        let dimms: Bytes = self.sticks.iter().filter(|s| s.kind == DimmKind::Dimm).map(|s| s.size).sum();
+        self.boot + dimms
+    }
+
+    pub(super) fn sizes(&self) -> Sizes {
+        let virtio: Bytes = self.virtio_mem.iter().map(|v| v.size).sum();
+        let held = self.ballooned.unwrap_or_default();
+        Sizes {
+            memory: (self.balloonable() + virtio).saturating_sub(held),
+            vcpus: self.vcpus.iter().filter(|p| p.state != VcpuState::Free).map(|p| p.count).sum(),
+        }
+    }
+
+    /// What QEMU counts against `maxmem`: all DIMMs, NVDIMMs too, and virtio-mem devices with their whole region.
+    pub(super) fn against_ceiling(&self) -> Bytes {
+        let sticks: Bytes = self.sticks.iter().map(|s| s.size).sum();
+        self.boot + sticks + self.virtio_mem.iter().map(|v| v.max).sum()
+    }
+
+    /// The DIMM of this id: the newest, where a broken plan makes two.
+    pub(super) fn stick(&mut self, id: &str) -> Option<&mut Stick> {
+        self.sticks.iter_mut().rev().find(|s| !id.is_empty() && s.id == id)
+    }
+
+    /// True if a device of this id exists, as far as the observation tells.
+    pub(super) fn has_device(&self, id: &str) -> bool {
+        self.sticks.iter().any(|s| s.id == id)
+            || self.virtio_mem.iter().any(|v| v.id == id)
+            || self.vcpus.iter().any(|p| matches!(&p.state, VcpuState::Device(d) if d == id))
+    }
+
+    pub(super) fn gain(&mut self, memory: Bytes) {
+        self.guest_total = self.guest_total.map(|t| t + memory);
+    }
+
+    pub(super) fn lose(&mut self, memory: Bytes) {
+        self.guest_total = self.guest_total.map(|t| t.saturating_sub(memory));
+    }
+}
+
+impl Stick {
+    fn of(dimm: &Dimm, heard: Option<&GuestFacts>) -> Stick {
+        Stick {
+            id: dimm.id.clone(),
+            memdev: dimm.memdev.clone(),
+            kind: dimm.kind,
+            slot: dimm.slot,
+            size: dimm.size,
+            addr: Some(dimm.addr),
+            in_use: match (dimm.kind, heard.and_then(|h| h.block.map(|b| (h, b)))) {
+                (DimmKind::Nvdimm, _) => Bytes::ZERO,
+                (DimmKind::Dimm, None) => dimm.size,
+                (DimmKind::Dimm, Some((facts, block))) => {
+                    let range = dimm.blocks(block);
+                    let online = facts.blocks.iter().filter(|b| range.contains(&b.index) && b.online).count();
+                    block.times(online as u64).min(dimm.size)
+                }
+            },
+            unused_by: None,
+        }
+    }
+}
+
+/// The guest's own figures: from the agent, else from a balloon driver that answered lately.
+fn guest_figures(seen: &Observed, limits: &Limits) -> Option<MemInfo> {
+    let from_agent = seen.guest.heard().and_then(|h| h.meminfo);
+    let stats = seen.memory.balloon.and_then(|b| b.stats);
+    let fresh = stats.filter(|s| seen.at.since(s.at) <= limits.stale);
+    from_agent.or_else(|| fresh.map(|s| MemInfo { total: s.total, available: s.available, free: s.free }))
+}

@@ -1,0 +1,138 @@
+//! What belongs to each act: the proof that shows it, how strong that can be, and the way back.
+
+use super::{Auditor, Kind};
+use crate::observed::Observed;
+use crate::plan::{Act, Proof, Step, Strength};
+
+impl Auditor<'_> {
+    pub(super) fn table(&mut self, step: &Step) {
+        let virtio_mem = match &step.act {
+            Act::OnlineBlocks { device, .. } | Act::AwaitOnline { device } => {
+                self.ledger.virtio_mem.iter().any(|v| v.id == *device)
+            }
+            Act::CreateBackend { .. }
+            | Act::DeleteBackend { .. }
+            | Act::PlugDimm { .. }
+            | Act::UnplugDimm { .. }
+            | Act::OfflineBlocks { .. }
+            | Act::ResizeVirtioMem { .. }
+            | Act::SettleVirtioMem { .. }
+            | Act::SetBalloon { .. }
+            | Act::PlugVcpu { .. }
+            | Act::UnplugVcpu { .. }
+            | Act::OnlineVcpus { .. } => false,
+        };
+        self.require(shows(&step.proof, &step.act, virtio_mem), Kind::WrongProof, || {
+            format!("{:?} does not show that one did {:?}", step.proof, step.act)
+        });
+        self.present(step);
+        let most = strongest(&step.proof, self.seen);
+        self.require(step.strength <= most, Kind::Overclaimed, || {
+            format!("the proof is called {} and can be {most} at most", step.strength)
+        });
+        self.require(leads_back(&step.undo, &step.act, virtio_mem), Kind::WrongUndo, || {
+            format!("{:?} is not the way back from {:?}", step.undo, step.act)
+        });
+    }
+
+    /// The number of vCPUs that the guest must show counts the new one, and none that will not be there.
+    fn present(&mut self, step: &Step) {
+        let Proof::VcpuSeen { present, .. } = &step.proof else { return };
+        let Act::PlugVcpu { props, .. } = &step.act else { return };
+        let added = self.ledger.vcpus.iter().find(|p| p.props == *props).map_or(1, |p| p.count);
+        let most = self.ledger.sizes().vcpus.saturating_add(added);
+        self.require((added + 1..=most).contains(present), Kind::WrongProof, || {
+            format!("the guest is to show {present} vCPUs of {most}")
+        });
+    }
+}
+
+/// True if this proof shows this act. `virtio_mem` tells whether the act's device is a virtio-mem device.
+fn shows(proof: &Proof, act: &Act, virtio_mem: bool) -> bool {
+    match (act, proof) {
+        (Act::CreateBackend { memdev, .. }, Proof::BackendExists { memdev: p })
+        | (Act::DeleteBackend { memdev }, Proof::BackendGone { memdev: p }) => memdev == p,
+        (Act::PlugDimm { id, .. }, Proof::DimmSeen { id: p })
+        | (Act::UnplugDimm { id, .. }, Proof::DimmGone { id: p })
+        | (Act::SettleVirtioMem { id }, Proof::VirtioMemSettled { id: p })
+        | (Act::PlugVcpu { id, .. }, Proof::VcpuSeen { id: p, .. })
+        | (Act::UnplugVcpu { id }, Proof::VcpuGone { id: p }) => id == p,
+        (
+            Act::OnlineBlocks { device, .. } | Act::AwaitOnline { device },
+            Proof::BlocksOnline { device: p, whole },
+        ) => device == p && *whole != virtio_mem,
+        (Act::AwaitOnline { .. }, Proof::GuestTotal { at_least }) => !at_least.is_zero(),
+        (Act::OfflineBlocks { device }, Proof::BlocksOffline { device: p }) => device == p,
+        (Act::ResizeVirtioMem { id, to, .. }, Proof::VirtioMemSize { id: p, size }) => id == p && to == size,
+        (Act::SetBalloon { to, .. }, Proof::BalloonAt { actual }) => to == actual,
+        (Act::OnlineVcpus { count }, Proof::VcpusOnline { count: p }) => count == p,
+        _other_pairs => false,
+    }
+}
+
+/// The most that a proof can be worth on this machine.
+fn strongest(proof: &Proof, seen: &Observed) -> Strength {
+    let heard = seen.guest.heard();
+    match proof {
+        Proof::BackendExists { .. } | Proof::BackendGone { .. } => Strength::DeviceOnly,
+        Proof::DimmSeen { .. } | Proof::BlocksOnline { .. } | Proof::BlocksOffline { .. } => {
+            match heard.is_some_and(|h| h.block.is_some()) {
+                true => Strength::GuestConfirmed,
+                false => Strength::DriverConfirmed,
+            }
+        }
+        Proof::VcpuSeen { .. } | Proof::VcpusOnline { .. } => {
+            match heard.is_some_and(|h| !h.vcpus.is_empty()) {
+                true => Strength::GuestConfirmed,
+                false => Strength::DriverConfirmed,
+            }
+        }
+        Proof::DimmGone { .. }
+        | Proof::VirtioMemSize { .. }
+        | Proof::VirtioMemSettled { .. }
+        | Proof::BalloonAt { .. }
+        | Proof::GuestTotal { .. }
+        | Proof::VcpuGone { .. } => Strength::DriverConfirmed,
+    }
+}
+
+/// True if these acts, in this order, take that act back. What has no way back must name none.
+fn leads_back(undo: &[Act], act: &Act, virtio_mem: bool) -> bool {
+    match act {
+        Act::CreateBackend { memdev, .. } => {
+            matches!(undo, [Act::DeleteBackend { memdev: back }] if back == memdev)
+        }
+        Act::PlugDimm { id, memdev, slot, .. } => match undo {
+            [Act::UnplugDimm { id: i, memdev: m, slot: s }] => (i, m, s) == (id, memdev, slot),
+            [Act::OfflineBlocks { device }, Act::UnplugDimm { id: i, memdev: m, slot: s }] => {
+                device == id && (i, m, s) == (id, memdev, slot)
+            }
+            _other_ways => false,
+        },
+        Act::OnlineBlocks { .. } | Act::AwaitOnline { .. } if virtio_mem => undo.is_empty(),
+        Act::OnlineBlocks { device, .. } => {
+            matches!(undo, [Act::OfflineBlocks { device: back }] if back == device)
+        }
+        Act::AwaitOnline { device } => match undo {
+            [] => true,
+            [Act::OfflineBlocks { device: back }] => back == device,
+            _other_ways => false,
+        },
+        Act::OfflineBlocks { device } => {
+            matches!(undo, [Act::OnlineBlocks { device: back, .. }] if back == device)
+        }
+        Act::ResizeVirtioMem { id, .. } => {
+            matches!(undo, [Act::SettleVirtioMem { id: back }] if back == id)
+        }
+        Act::SetBalloon { from, to } => {
+            matches!(undo, [Act::SetBalloon { from: f, to: t }] if f == to && t == from)
+        }
+        Act::PlugVcpu { id, .. } => matches!(undo, [Act::UnplugVcpu { id: back }] if back == id),
+        // What is gone is gone; what is settled or online stays so without harm.
+        Act::DeleteBackend { .. }
+        | Act::UnplugDimm { .. }
+        | Act::UnplugVcpu { .. }
+        | Act::SettleVirtioMem { .. }
+        | Act::OnlineVcpus { .. } => undo.is_empty(),
+    }
+}

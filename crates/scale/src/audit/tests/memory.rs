@@ -1,0 +1,219 @@
+//! The rules of DIMMs, and of how much memory the guest has at each step.
+
+use super::*;
+
+#[test]
+fn a_taken_pending_or_missing_slot_is_found() {
+    found(growth, |s, _| s.memory.dimms[0].slot = 1, &[Kind::Slot]);
+    found(growth, |s, _| s.memory.slots = 2, &[Kind::Slot]);
+    let (mut seen, mut plan) = growth();
+    seen.memory.dimms[0].slot = 2;
+    let device = PendingDevice::Dimm { id: "supple-dimm-0".into(), memdev: "supple-mem-0".into() };
+    seen.pending.push(Pending { device, since: seen.at });
+    plan.basis = Basis::of(&seen);
+    let findings = audit(&plan, &seen, &Limits::default());
+    assert_eq!(findings.len(), 1);
+    assert!(findings[0].message.contains("still being given up"), "{}", findings[0]);
+}
+
+/// Growth by one DIMM of `size`.
+fn grown_by(size: Bytes, addr: Option<u64>) -> (Observed, Plan) {
+    let seen = machine();
+    let plan = plan(&seen, Bytes::gib(3) + size, 2, dimm_added(1, "1", 1, addr, size));
+    (seen, plan)
+}
+
+#[test]
+fn a_dimm_of_a_wrong_size_is_found() {
+    found(|| grown_by(Bytes::mib(1025), None), |_, _| {}, &[Kind::DimmSize]);
+    found(|| grown_by(Bytes::mib(1088), None), |_, _| {}, &[Kind::DimmSize]);
+    found(|| grown_by(Bytes::mib(1152), None), |_, _| {}, &[]);
+    found(|| grown_by(Bytes::gib(1), None), |s, _| facts(s).block = Some(Bytes::gib(2)), &[Kind::DimmSize]);
+    found(
+        || grown_by(Bytes::gib(65), None),
+        |s, _| s.memory.ceiling = Bytes::gib(128),
+        &[Kind::DimmSize, Kind::Metadata],
+    );
+}
+
+#[test]
+fn a_wrong_address_is_found() {
+    let cases = [
+        (5 * GIB + (64 << 20), "not aligned"),
+        (4 * GIB + (512 << 20), "meets 'supple-dimm-0'"),
+        (66 * GIB, "meets 'vm0'"),
+        (u64::MAX - GIB + 1, "64 bits"),
+    ];
+    for (addr, said) in cases {
+        let (seen, plan) = grown_by(Bytes::gib(1), Some(addr));
+        let findings = audit(&plan, &seen, &Limits::default());
+        assert!(findings.iter().any(|f| f.kind == Kind::Address && f.message.contains(said)), "{findings:?}");
+    }
+}
+
+#[test]
+fn a_merge_that_exceeds_the_ceiling_for_a_moment_is_found() {
+    let merge = || {
+        let mut seen = machine();
+        seen.memory.ceiling = Bytes::gib(9);
+        let mut steps = dimm_added(1, "1", 1, None, Bytes::gib(2));
+        steps.extend(dimm_removed(2));
+        let plan = plan(&seen, Bytes::gib(4), 2, steps);
+        (seen, plan)
+    };
+    found(merge, |_, _| {}, &[]);
+    found(merge, |s, _| s.memory.ceiling = Bytes::gib(8), &[Kind::Ceiling]);
+}
+
+#[test]
+fn an_absent_node_is_found() {
+    found(growth, |s, _| s.memory.nodes[0].id = 1, &[Kind::Node]);
+}
+
+#[test]
+fn a_missing_used_or_strange_backend_is_found() {
+    found(
+        || grown_by(Bytes::gib(1), None),
+        |_, p| {
+            p.steps.remove(0);
+        },
+        &[Kind::Backend, Kind::GuestCannot, Kind::EndState],
+    );
+    found(growth, |s, _| s.memory.backing = Backing::SharedMemfd, &[Kind::Backend]);
+    found(shrinking, |_, p| p.steps.swap(1, 2), &[Kind::Backend, Kind::Leftover]);
+    let foreign = step(
+        9,
+        Act::DeleteBackend { memdev: "ram0".into() },
+        Proof::BackendGone { memdev: "ram0".into() },
+        Strength::DeviceOnly,
+        vec![],
+    );
+    found(
+        growth,
+        |s, p| {
+            s.memory.unused_backends.push(Backend { id: "ram0".into(), size: BLOCK });
+            p.steps.push(foreign);
+        },
+        &[Kind::Backend],
+    );
+}
+
+#[test]
+fn a_backend_that_is_left_over_is_found() {
+    found(
+        shrinking,
+        |_, p| {
+            p.steps.remove(2);
+        },
+        &[Kind::Leftover],
+    );
+}
+
+#[test]
+fn an_unplug_of_what_the_guest_uses_is_found() {
+    let without_offline = |_: &mut Observed, p: &mut Plan| {
+        p.steps.remove(0);
+    };
+    found(shrinking, without_offline, &[Kind::NotOffline]);
+    // Blocks that are offline already need not be taken offline.
+    found(
+        shrinking,
+        |s, p| {
+            facts(s).blocks.iter_mut().filter(|b| b.index >= 32).for_each(|b| b.online = false);
+            without_offline(s, p);
+        },
+        &[],
+    );
+    // A guest that nobody can ask is not asked.
+    found(
+        shrinking,
+        |s, p| {
+            s.guest = Guest::Unheard("no agent".into());
+            without_offline(s, p);
+        },
+        &[],
+    );
+}
+
+#[test]
+fn a_dimm_that_nobody_onlines_is_found() {
+    found(
+        growth,
+        |_, p| {
+            p.steps.remove(2);
+        },
+        &[Kind::NotOnlined],
+    );
+    found(growth, |_, p| p.steps[0..2].iter_mut().for_each(|s| s.group = 0), &[Kind::NotOnlined]);
+}
+
+#[test]
+fn a_shrink_below_what_the_guest_uses_is_found() {
+    let hungry = |s: &mut Observed, _: &mut Plan| {
+        facts(s).meminfo.as_mut().expect("there").available = Bytes::mib(1100);
+    };
+    found(shrinking, hungry, &[Kind::BelowUsed]);
+    let starved = |s: &mut Observed, _: &mut Plan| {
+        facts(s).meminfo.as_mut().expect("there").available = Bytes::mib(600);
+    };
+    found(inflating, starved, &[Kind::BelowUsed]);
+    found(growth, starved, &[]);
+}
+
+#[test]
+fn old_balloon_figures_are_not_believed() {
+    let stats = |age: Span| {
+        move |s: &mut Observed, _: &mut Plan| {
+            let told = BalloonStats {
+                at: s.at - age,
+                total: Bytes::mib(2900),
+                available: Bytes::mib(600),
+                free: Bytes::ZERO,
+            };
+            facts(s).meminfo = None;
+            s.memory.balloon.as_mut().expect("there").stats = Some(told);
+        }
+    };
+    found(shrinking, stats(Span::secs(1)), &[Kind::BelowUsed]);
+    found(shrinking, stats(Span::secs(600)), &[]);
+}
+
+#[test]
+fn a_dip_below_both_ends_is_found() {
+    // The order of a merge matters: the new DIMM first, then the old one away.
+    let backwards = || {
+        let seen = machine();
+        let mut steps = dimm_removed(1);
+        steps.extend(dimm_added(2, "1", 1, None, Bytes::gib(2)));
+        let plan = plan(&seen, Bytes::gib(4), 2, steps);
+        (seen, plan)
+    };
+    found(backwards, |_, _| {}, &[Kind::Dip]);
+}
+
+#[test]
+fn a_growth_without_room_for_its_page_tables_is_found() {
+    let poor = |s: &mut Observed, _: &mut Plan| {
+        facts(s).meminfo.as_mut().expect("there").available = Bytes::mib(32);
+    };
+    found(growth, poor, &[Kind::Metadata]);
+    found(stretching, |s, p| poor(s, p), &[]);
+    found(
+        stretching,
+        |s, _| facts(s).meminfo.as_mut().expect("there").available = Bytes::mib(31),
+        &[Kind::Metadata],
+    );
+}
+
+#[test]
+fn too_many_memory_regions_are_found() {
+    // Boot memory, two DIMMs and the virtio-mem device, and the reserve of four; then one more DIMM.
+    found(growth, |s, _| s.host.vhost_regions = Some(8), &[Kind::VhostRegions]);
+    found(growth, |s, _| s.host.vhost_regions = Some(9), &[]);
+}
+
+#[test]
+fn what_the_host_cannot_hold_is_found() {
+    found(growth, |s, _| s.host.cgroup_headroom = Some(Bytes::gib(2)), &[Kind::Host]);
+    found(growth, |s, _| (s.host.vfio, s.host.memlock_headroom) = (true, Some(Bytes::gib(1))), &[Kind::Host]);
+}

@@ -1,0 +1,232 @@
+//! The rules of plans, proofs and ways back, and of virtio-mem, the balloon and vCPUs.
+
+use super::*;
+
+#[test]
+fn sound_plans_pass() {
+    for case in [growth, shrinking, stretching, inflating] {
+        let (seen, plan) = case();
+        assert_eq!(audit(&plan, &seen, &Limits::default()), []);
+    }
+    let seen = machine();
+    assert_eq!(kinds(&seen, &plan(&seen, Bytes::gib(3), 2, Vec::new())), []);
+}
+
+#[test]
+fn a_plan_for_another_machine_is_found() {
+    found(growth, |_, p| p.basis.dimms[0].2 = Bytes::gib(2), &[Kind::Basis]);
+    found(growth, |_, p| p.from.memory = Bytes::mib(2944), &[Kind::Basis]);
+}
+
+#[test]
+fn a_busy_or_paused_machine_is_found() {
+    found(growth, |s, _| s.machine.busy.push("migration".into()), &[Kind::NotReady]);
+    found(growth, |s, _| s.machine.state = "paused".into(), &[Kind::NotReady]);
+}
+
+#[test]
+fn groups_that_descend_are_found() {
+    found(growth, |_, p| p.steps[7].group = 2, &[Kind::GroupOrder]);
+}
+
+#[test]
+fn a_taken_or_foreign_id_is_found() {
+    found(
+        growth,
+        |s, _| s.memory.unused_backends.push(Backend { id: "supple-mem-1".into(), size: Bytes::gib(2) }),
+        &[Kind::Id, Kind::Leftover],
+    );
+    found(growth, |s, _| s.memory.dimms[0].id = "supple-dimm-1".into(), &[Kind::Id]);
+    found(
+        stretching,
+        |_, p| {
+            p.steps.extend(dimm_added(3, "1", 1, None, Bytes::gib(1)));
+            let id = "dimm1".to_owned();
+            p.steps[3].act =
+                Act::PlugDimm { id: id.clone(), memdev: "supple-mem-1".into(), slot: 1, node: 0, addr: None };
+            p.steps[3].proof = Proof::DimmSeen { id: id.clone() };
+            let memdev = "supple-mem-1".to_owned();
+            p.steps[3].undo = vec![Act::UnplugDimm { id: id.clone(), memdev, slot: 1 }];
+            p.steps[4].act = Act::OnlineBlocks { device: id.clone(), zone: Zone::Default };
+            p.steps[4].proof = Proof::BlocksOnline { device: id.clone(), whole: true };
+            p.steps[4].undo = vec![Act::OfflineBlocks { device: id }];
+            p.to.memory = Bytes::gib(6);
+            p.asked.memory = Some(Bytes::gib(6));
+        },
+        &[Kind::Id],
+    );
+}
+
+#[test]
+fn what_cannot_be_removed_is_found() {
+    found(
+        shrinking,
+        |s, p| {
+            s.memory.dimms[0].kind = DimmKind::Nvdimm;
+            s.memory.balloon = None;
+            p.from.memory = Bytes::gib(2);
+        },
+        &[Kind::NotRemovable],
+    );
+    found(
+        shrinking,
+        |s, p| {
+            s.vcpus.slots[1].state = VcpuState::Boot;
+            (p.to.vcpus, p.asked.vcpus) = (2, None);
+        },
+        &[Kind::NotRemovable],
+    );
+    found(shrinking, |s, _| s.memory.dimms[0].slot = 3, &[Kind::NotRemovable]);
+    found(
+        shrinking,
+        |s, p| {
+            s.vcpus.slots[0].state = VcpuState::Free;
+            (p.from.vcpus, p.to.vcpus, p.asked.vcpus) = (1, 0, None);
+        },
+        &[Kind::NotRemovable],
+    );
+}
+
+#[test]
+fn what_the_agent_cannot_do_is_found() {
+    let forget = |s: &mut Observed, command: &str| {
+        facts(s).commands.remove(command);
+    };
+    // Movable needs a file or a program in the guest: the agent's own command cannot say it.
+    found(growth, |s, _| forget(s, "guest-exec"), &[Kind::GuestCannot]);
+    found(
+        shrinking,
+        |s, _| {
+            forget(s, "guest-exec");
+            forget(s, "guest-set-memory-blocks");
+        },
+        &[Kind::GuestCannot],
+    );
+}
+
+#[test]
+fn a_request_that_virtio_mem_refuses_is_found() {
+    found(
+        stretching,
+        |_, p| {
+            p.steps.swap(0, 1);
+            (p.steps[0].group, p.steps[1].group) = (1, 2);
+        },
+        &[Kind::VirtioMem, Kind::EndState],
+    );
+    found(stretching, |s, _| s.memory.virtio_mem[0].block = Bytes::gib(4), &[Kind::VirtioMem]);
+    found(stretching, |s, _| s.memory.virtio_mem[0].max = Bytes::gib(1), &[Kind::VirtioMem]);
+    found(stretching, |s, _| s.memory.virtio_mem[0].id = "vm1".into(), &[Kind::VirtioMem, Kind::EndState]);
+}
+
+#[test]
+fn a_balloon_beside_dimms_or_out_of_bounds_is_found() {
+    found(
+        inflating,
+        |_, p| {
+            p.steps[0].group = 0;
+            p.steps.extend(dimm_added(1, "1", 1, None, Bytes::gib(1)));
+            (p.to.memory, p.asked.memory) = (Bytes::mib(3584), None);
+            p.from.memory = Bytes::gib(3);
+        },
+        &[Kind::Balloon, Kind::Dip],
+    );
+    found(
+        inflating,
+        |_, p| {
+            p.steps = vec![balloon(1, Bytes::gib(3), Bytes::gib(4))];
+            (p.to.memory, p.asked.memory) = (Bytes::gib(3), None);
+        },
+        &[Kind::Balloon],
+    );
+    found(
+        inflating,
+        |s, p| {
+            s.memory.balloon.as_mut().expect("there").actual = Bytes::mib(2816);
+            p.from.memory = Bytes::mib(2816);
+        },
+        &[Kind::Balloon],
+    );
+}
+
+#[test]
+fn the_pair_that_kills_qemu_is_found() {
+    let tcg = |s: &mut Observed, _: &mut Plan| {
+        s.machine.accel = Accel::Tcg;
+        s.vcpus.removed_before = true;
+    };
+    found(growth, tcg, &[Kind::KnownDanger]);
+    found(
+        growth,
+        |s, p| {
+            tcg(s, p);
+            s.machine.qemu = Version(10, 0, 0);
+        },
+        &[],
+    );
+    found(growth, |s, _| s.vcpus.removed_before = true, &[]);
+    // Within one plan too.
+    let both = || {
+        let seen = machine();
+        let mut steps = vec![vcpu_removed(1, "supple-vcpu-1")];
+        steps.extend(dimm_added(2, "1", 1, None, Bytes::gib(1)));
+        let plan = plan(&seen, Bytes::gib(4), 1, steps);
+        (seen, plan)
+    };
+    found(both, |s, _| s.machine.accel = Accel::Tcg, &[Kind::KnownDanger]);
+}
+
+#[test]
+fn a_vcpu_in_a_wrong_place_is_found() {
+    found(growth, |s, _| s.vcpus.slots[2].driver = "host-x86_64-cpu".into(), &[Kind::Vcpu]);
+    found(
+        growth,
+        |s, p| {
+            s.vcpus.slots[2].state = VcpuState::Boot;
+            (p.from.vcpus, p.to.vcpus) = (3, 3);
+        },
+        &[Kind::Vcpu],
+    );
+    found(growth, |_, p| p.steps[7].act = Act::OnlineVcpus { count: 4 }, &[Kind::WrongProof, Kind::Vcpu]);
+}
+
+#[test]
+fn a_proof_that_shows_something_else_is_found() {
+    let cases: [(usize, Proof); 4] = [
+        (0, Proof::BackendExists { memdev: "supple-mem-2".into() }),
+        (1, Proof::DimmSeen { id: "supple-dimm-2".into() }),
+        (2, Proof::BlocksOnline { device: "supple-dimm-1".into(), whole: false }),
+        (6, Proof::VcpuSeen { id: "supple-vcpu-2".into(), present: 4 }),
+    ];
+    for (index, proof) in cases {
+        found(growth, |_, p| p.steps[index].proof = proof, &[Kind::WrongProof]);
+    }
+}
+
+#[test]
+fn a_proof_that_promises_too_much_is_found() {
+    found(growth, |_, p| p.steps[0].strength = Strength::GuestConfirmed, &[Kind::Overclaimed]);
+    found(stretching, |_, p| p.steps[0].strength = Strength::GuestConfirmed, &[Kind::Overclaimed]);
+}
+
+#[test]
+fn a_proof_without_time_is_found() {
+    found(growth, |_, p| p.steps[4].deadline = Span::millis(0), &[Kind::NoDeadline]);
+}
+
+#[test]
+fn a_missing_or_wrong_way_back_is_found() {
+    for index in [0, 1, 2, 6] {
+        found(growth, |_, p| p.steps[index].undo.clear(), &[Kind::WrongUndo]);
+    }
+    found(growth, |_, p| p.steps[1].undo = p.steps[4].undo.clone(), &[Kind::WrongUndo]);
+    found(shrinking, |_, p| p.steps[1].undo = p.steps[0].undo.clone(), &[Kind::WrongUndo]);
+    found(stretching, |_, p| p.steps[0].undo.clear(), &[Kind::WrongUndo]);
+}
+
+#[test]
+fn an_end_that_is_not_reached_or_not_asked_is_found() {
+    found(growth, |_, p| p.to.memory = p.to.memory + BLOCK, &[Kind::EndState, Kind::NotAsAsked]);
+    found(growth, |_, p| p.asked.memory = Some(Bytes::gib(6)), &[Kind::NotAsAsked]);
+    found(growth, |_, p| p.asked.vcpus = Some(4), &[Kind::NotAsAsked]);
+}
