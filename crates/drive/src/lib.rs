@@ -4,6 +4,7 @@
 
 pub mod guest;
 mod hypervisor;
+pub mod journal;
 pub mod qmp;
 pub mod wire;
 

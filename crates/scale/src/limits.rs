@@ -26,6 +26,8 @@ pub struct Limits {
     pub vhost_reserve: u32,
     /// How long QEMU may take to answer one command.
     pub monitor: Span,
+    /// How long the guest's agent may take to answer a question.
+    pub agent: Span,
     /// How long the guest may take to show a plugged device.
     pub appear: Span,
     /// How long the guest may take to online a block or a vCPU.
@@ -51,6 +53,7 @@ impl Default for Limits {
             block_of_large_guests: Bytes::gib(2),
             vhost_reserve: 4,
             monitor: Span::secs(30),
+            agent: Span::secs(5),
             appear: Span::secs(30),
             online: Span::secs(30),
             offline_block: Span::secs(10),

@@ -307,7 +307,7 @@ pub struct Vcpus {
 impl Vcpus {
     /// How many vCPUs are plugged. A slot may hold more than one (whole cores on POWER).
     pub fn plugged(&self) -> u32 {
-        self.slots.iter().filter(|s| s.state != VcpuState::Free).map(|s| s.count).sum()
+        self.slots.iter().filter(|s| s.state.is_taken()).map(|s| s.count).sum()
     }
 
     /// How many vCPUs there can be.
@@ -332,13 +332,20 @@ pub struct VcpuSlot {
     pub ost: Option<Ost>,
 }
 
-/// The place of a vCPU, exactly as QEMU lists it. Ordered by node, socket, die, cluster, module, core, thread.
+/// The place of a vCPU, exactly as QEMU lists it. Ordered by node, drawer, book, socket, die, cluster, module, core,
+/// thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct VcpuProps {
     /// NUMA node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_id: Option<u32>,
+    /// Drawer (s390x, QEMU 8.2 and later).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drawer_id: Option<u32>,
+    /// Book within the drawer (s390x, QEMU 8.2 and later).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub book_id: Option<u32>,
     /// Socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket_id: Option<u32>,
@@ -369,6 +376,19 @@ pub enum VcpuState {
     Boot,
     /// A device with this id: removable if the guest agrees.
     Device(String),
+    /// Nothing there, and Supple cannot plug anything, for this reason (a place described by a property that it does
+    /// not know and could not give back).
+    Barred(String),
+}
+
+impl VcpuState {
+    /// True where the slot holds a vCPU.
+    pub fn is_taken(&self) -> bool {
+        match self {
+            VcpuState::Boot | VcpuState::Device(_) => true,
+            VcpuState::Free | VcpuState::Barred(_) => false,
+        }
+    }
 }
 
 /// What the guest says of itself.

@@ -22,8 +22,8 @@ pub struct Report {
     pub from: Sizes,
     /// What was asked for.
     pub asked: Asked,
-    /// The sizes now, as QEMU tells them.
-    pub achieved: Sizes,
+    /// The sizes now, as QEMU tells them; absent where the machine could not be observed any more.
+    pub achieved: Option<Sizes>,
     /// What the guest shows now.
     pub guest: GuestSizes,
     /// The whole in one word.
@@ -163,22 +163,14 @@ impl Account {
         }
     }
 
-    /// Closes the account with what the machine shows now.
-    pub fn close(self, now: Moment, seen: &Observed) -> Report {
-        let achieved = Sizes::of(seen);
-        let guest = GuestSizes::of(seen);
-        let reached = self.asked.memory.is_none_or(|m| m == achieved.memory)
-            && self.asked.vcpus.is_none_or(|v| v == achieved.vcpus);
-        let closer =
-            self.asked.memory.is_some_and(|m| closer(m.get(), self.from.memory.get(), achieved.memory.get()))
-                || self
-                    .asked
-                    .vcpus
-                    .is_some_and(|v| closer(v.into(), self.from.vcpus.into(), achieved.vcpus.into()));
-        let verdict = match (self.done && reached, closer) {
-            (true, _) => Verdict::Proven,
-            (false, true) => Verdict::Partial,
-            (false, false) => Verdict::Failed,
+    /// Closes the account with what the machine shows now, or why it shows nothing any more.
+    pub fn close(mut self, now: Moment, seen: Result<&Observed, String>) -> Report {
+        let (achieved, guest, pending) = match seen {
+            Ok(seen) => (Some(Sizes::of(seen)), GuestSizes::of(seen), seen.pending.clone()),
+            Err(why) => {
+                self.note_held_back(format!("the machine cannot be observed any more: {why}"));
+                (None, GuestSizes::default(), Vec::new())
+            }
         };
         Report {
             began: self.began,
@@ -187,12 +179,24 @@ impl Account {
             asked: self.asked,
             achieved,
             guest,
-            verdict,
+            verdict: achieved.map_or(Verdict::Failed, |sizes| self.judge(sizes)),
             strength: self.strength,
             steps: self.steps,
             held_back: self.held_back,
             left_behind: self.left_behind,
-            pending: seen.pending.clone(),
+            pending,
+        }
+    }
+
+    fn judge(&self, achieved: Sizes) -> Verdict {
+        let Asked { memory, vcpus } = self.asked;
+        let reached = memory.is_none_or(|m| m == achieved.memory) && vcpus.is_none_or(|v| v == achieved.vcpus);
+        let closer = memory.is_some_and(|m| closer(m.get(), self.from.memory.get(), achieved.memory.get()))
+            || vcpus.is_some_and(|v| closer(v.into(), self.from.vcpus.into(), achieved.vcpus.into()));
+        match (self.done && reached, closer) {
+            (true, _) => Verdict::Proven,
+            (false, true) => Verdict::Partial,
+            (false, false) => Verdict::Failed,
         }
     }
 }

@@ -316,13 +316,7 @@ impl Basis {
             dimms: memory.dimms.iter().map(|d| (d.id.clone(), d.slot, d.size)).collect(),
             virtio_mem: memory.virtio_mem.iter().map(|v| (v.id.clone(), v.requested)).collect(),
             balloon: memory.balloon.map(|b| b.actual),
-            vcpus: seen
-                .vcpus
-                .slots
-                .iter()
-                .filter(|s| s.state != crate::observed::VcpuState::Free)
-                .map(|s| s.props)
-                .collect(),
+            vcpus: seen.vcpus.slots.iter().filter(|s| s.state.is_taken()).map(|s| s.props).collect(),
             unused_backends: memory.unused_backends.iter().map(|b| b.id.clone()).collect(),
             pending: seen.pending.iter().map(|p| p.device.id().to_owned()).collect(),
         }

@@ -1,0 +1,296 @@
+//! The journal of one machine: what was about to be done is on disk before it is sent.
+//!
+//! [`Journal`] is the small seam; [`FileJournal`] keeps a file of JSON lines under the state directory. It is read
+//! whole at the start and only ever appended to, under a lock that one controller holds. A torn last line, from a
+//! crash in the middle of a write, was never acted upon and is dropped; damage anywhere else is an error for a person.
+
+use rustix::fs::{FlockOperation, flock};
+use scale::history::History;
+use scale::run::Record;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+/// Where a machine's records go.
+pub trait Journal {
+    /// Writes one record. When this returns, a record after which something is sent ([`must_be_durable`]) and all
+    /// before it survive a crash.
+    fn append(&mut self, record: &Record) -> Result<(), JournalError>;
+
+    /// What all records add up to.
+    fn history(&self) -> &History;
+}
+
+/// True for a record that must be on disk before its writer goes on: an intention, or the end of a run. The others may
+/// be lost in a power cut: an act without a conclusion is simply looked into again.
+pub fn must_be_durable(record: &Record) -> bool {
+    match record {
+        Record::Sending { .. } | Record::Settled { .. } | Record::Reported { .. } => true,
+        Record::Began { .. } | Record::Concluded { .. } | Record::Ended { .. } => false,
+    }
+}
+
+/// Why a journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file or its directory cannot be read or written.
+    #[error("cannot use the journal {}: {source}; set SUPPLE_STATE_DIR to a directory that you can write", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another controller is at work on this machine.
+    #[error("another supple is at work on this machine (it holds {}); wait for it to end", .path.display())]
+    Held {
+        /// The locked file.
+        path: PathBuf,
+    },
+    /// A line is damaged.
+    #[error("line {line} of the journal {} is damaged ({why}); keep a copy, then remove that line: pending removals named only there are forgotten with it", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// A journal longer than this is shortened to its last report when nothing in it is open or pending.
+const SHORTEN_ABOVE: u64 = 1 << 20;
+
+/// A journal in a file.
+#[derive(Debug)]
+pub struct FileJournal {
+    path: PathBuf,
+    file: File,
+    history: History,
+}
+
+impl FileJournal {
+    /// Opens the journal of machine `key` in `dir` for writing, making both where they are missing, and locks it.
+    pub fn open(dir: &Path, key: &str) -> Result<FileJournal, JournalError> {
+        let path = journal_path(dir, key);
+        let io = |source| JournalError::Io { path: path.clone(), source };
+        fs::create_dir_all(dir).map_err(io)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(io)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(JournalError::Held { path }),
+            Err(other) => return Err(io(other.into())),
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io)?;
+        let (records, whole) = parse(&bytes, &path)?;
+        file.set_len(whole).map_err(io)?;
+        let history = History::of(&records);
+        let mut journal = FileJournal { path: path.clone(), file, history };
+        journal.file.seek(io::SeekFrom::Start(whole)).map_err(io)?;
+        if whole == 0 {
+            File::open(dir).and_then(|d| d.sync_all()).map_err(io)?;
+        }
+        if whole > SHORTEN_ABOVE {
+            journal.shorten()?;
+        }
+        Ok(journal)
+    }
+
+    /// What the journal of machine `key` in `dir` adds up to, without a lock. A machine without one has an empty
+    /// history.
+    pub fn read(dir: &Path, key: &str) -> Result<History, JournalError> {
+        let path = journal_path(dir, key);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(History::of(&parse(&bytes, &path)?.0)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(History::default()),
+            Err(source) => Err(JournalError::Io { path, source }),
+        }
+    }
+
+    /// Keeps only the last report, where nothing else in the journal matters any more.
+    fn shorten(&mut self) -> Result<(), JournalError> {
+        let Some(report) = self.history.report().cloned() else { return Ok(()) };
+        if self.history.open().is_some() || !self.history.pending().is_empty() {
+            return Ok(());
+        }
+        let io = |source| JournalError::Io { path: self.path.clone(), source };
+        // In place, because the lock is on this very file. A crash in between loses the last report and nothing else:
+        // no run is open and no removal pending.
+        self.file.set_len(0).map_err(io)?;
+        self.file.seek(io::SeekFrom::Start(0)).map_err(io)?;
+        self.append(&Record::Reported { report: Box::new(report) })
+    }
+}
+
+impl Journal for FileJournal {
+    fn append(&mut self, record: &Record) -> Result<(), JournalError> {
+        let io = |source| JournalError::Io { path: self.path.clone(), source };
+        let mut line = serde_json::to_vec(record).expect("records are plain data");
+        line.push(b'\n');
+        self.file.write_all(&line).map_err(io)?;
+        if must_be_durable(record) {
+            self.file.sync_data().map_err(io)?;
+        }
+        self.history.note(record);
+        Ok(())
+    }
+
+    fn history(&self) -> &History {
+        &self.history
+    }
+}
+
+/// A journal in memory, for machines that are themselves only in memory.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryJournal {
+    records: Vec<Record>,
+    history: History,
+}
+
+impl MemoryJournal {
+    /// All records so far, oldest first.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+}
+
+impl Journal for MemoryJournal {
+    fn append(&mut self, record: &Record) -> Result<(), JournalError> {
+        self.history.note(record);
+        self.records.push(record.clone());
+        Ok(())
+    }
+
+    fn history(&self) -> &History {
+        &self.history
+    }
+}
+
+/// Where journals are kept: `$SUPPLE_STATE_DIR`, else `$XDG_STATE_HOME/supple`, else `~/.local/state/supple`.
+pub fn state_dir(var: impl Fn(&str) -> Option<String>) -> PathBuf {
+    let set = |name: &str| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("SUPPLE_STATE_DIR").unwrap_or_else(|| {
+        let base = set("XDG_STATE_HOME").filter(|p| p.is_absolute());
+        base.or_else(|| set("HOME").map(|home| home.join(".local/state")))
+            .unwrap_or_else(|| PathBuf::from("/var/lib"))
+            .join("supple")
+    })
+}
+
+/// The file of machine `key`: its name with `/` and `%` written as in a URL, so that no two keys share a file.
+fn journal_path(dir: &Path, key: &str) -> PathBuf {
+    let mut name: String = key.replace('%', "%25").replace('/', "%2F");
+    if name.len() > 200 {
+        // Beyond what a file's name may be: its tail tells machines apart better than its head, and a digest of all.
+        let digest = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let tail: String = name.chars().rev().take(120).collect::<Vec<_>>().into_iter().rev().collect();
+        name = format!("{digest:016x}-{tail}");
+    }
+    dir.join(format!("{name}.journal"))
+}
+
+/// The whole records in `bytes` and the length that they take.
+fn parse(bytes: &[u8], path: &Path) -> Result<(Vec<Record>, u64), JournalError> {
+    let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+    let mut records = Vec::new();
+    for (index, line) in bytes[..whole].split_inclusive(|b| *b == b'\n').enumerate() {
+        let record = serde_json::from_slice(line).map_err(|error| JournalError::Damaged {
+            path: path.to_owned(),
+            line: index + 1,
+            why: error.to_string(),
+        })?;
+        records.push(record);
+    }
+    Ok((records, whole as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use scale::run::End;
+    use scale::time::Moment;
+
+    fn settled(device: &str) -> Record {
+        Record::Settled { at: Moment::default(), device: device.to_owned(), how: "gone".to_owned() }
+    }
+
+    #[test]
+    fn a_torn_last_line_is_dropped_and_damage_elsewhere_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        {
+            let mut journal = FileJournal::open(dir.path(), "vm").unwrap();
+            journal.append(&settled("a")).unwrap();
+        }
+        let path = journal_path(dir.path(), "vm");
+        let whole = fs::read(&path).unwrap();
+        let mut torn = whole.clone();
+        torn.extend_from_slice(br#"{"record":"settl"#);
+        fs::write(&path, &torn).unwrap();
+        {
+            let mut journal = FileJournal::open(dir.path(), "vm").unwrap();
+            journal.append(&settled("b")).unwrap();
+        }
+        let lines = fs::read_to_string(&path).unwrap();
+        assert_eq!(lines.lines().count(), 2, "{lines}");
+
+        fs::write(&path, lines.replace("settled", "s\u{0}ttled")).unwrap();
+        let error = FileJournal::open(dir.path(), "vm").unwrap_err();
+        assert!(matches!(error, JournalError::Damaged { line: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn one_controller_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = FileJournal::open(dir.path(), "vm").unwrap();
+        assert!(matches!(FileJournal::open(dir.path(), "vm"), Err(JournalError::Held { .. })));
+        assert!(FileJournal::open(dir.path(), "another").is_ok());
+        drop(first);
+        assert!(FileJournal::open(dir.path(), "vm").is_ok());
+    }
+
+    #[test]
+    fn reading_a_machine_without_a_journal_makes_none() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(FileJournal::read(dir.path(), "vm").unwrap().report().is_none());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn no_two_machines_share_a_file() {
+        let dir = Path::new("/state");
+        let long = "x".repeat(300);
+        let keys = ["a/b", "a%2Fb", "a-b", "a%b", &format!("{long}/1"), &format!("{long}/2")];
+        let mut paths: Vec<PathBuf> = keys.iter().map(|key| journal_path(dir, key)).collect();
+        assert!(paths.iter().all(|p| p.parent() == Some(dir) && p.as_os_str().len() < 250));
+        paths.sort();
+        paths.dedup();
+        assert_eq!(paths.len(), keys.len());
+    }
+
+    #[test]
+    fn the_state_directory_follows_the_environment() {
+        let with = |pairs: &'static [(&str, &str)]| {
+            state_dir(move |name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+        };
+        assert_eq!(with(&[("HOME", "/root")]), Path::new("/root/.local/state/supple"));
+        assert_eq!(with(&[("HOME", "/root"), ("XDG_STATE_HOME", "/x")]), Path::new("/x/supple"));
+        assert_eq!(with(&[("XDG_STATE_HOME", "relative"), ("HOME", "/h")]), Path::new("/h/.local/state/supple"));
+        assert_eq!(with(&[("SUPPLE_STATE_DIR", "/s"), ("HOME", "/root")]), Path::new("/s"));
+    }
+
+    #[test]
+    fn intentions_are_durable_and_conclusions_need_not_be() {
+        assert!(must_be_durable(&settled("a")));
+        assert!(!must_be_durable(&Record::Ended { at: Moment::default(), end: End::Done }));
+    }
+}
