@@ -23,6 +23,7 @@ mod cache;
 mod cpio;
 mod elf;
 mod image;
+mod kernel;
 mod machine;
 mod modules;
 mod qemu;

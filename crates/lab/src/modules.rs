@@ -6,11 +6,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::elf;
+use crate::{elf, kernel};
 
 /// A kernel module, uncompressed.
 pub(crate) struct Module {
@@ -20,29 +19,28 @@ pub(crate) struct Module {
 
 /// The modules `roots` and all that they depend on, dependencies first; those built into the kernel are left out.
 ///
-/// `dir` is `lib/modules/VERSION` of the package; `busybox` unpacks `.ko.xz`, which newer kernels have.
-pub(crate) fn in_order(dir: &Path, busybox: &Path, roots: &[&str]) -> Result<Vec<Module>> {
+/// `dir` is `lib/modules/VERSION` of the package. Newer kernels' modules are packed with xz.
+pub(crate) fn in_order(dir: &Path, roots: &[&str]) -> Result<Vec<Module>> {
     let mut files = BTreeMap::new();
     walk(&dir.join("kernel"), &mut files)?;
     let builtin =
         fs::read_to_string(dir.join("modules.builtin")).context("the kernel package lacks a list")?;
     let builtin = builtin.lines().filter_map(|line| Some(canonical(line.rsplit_once('/')?.1))).collect();
-    let mut search = Search { files, builtin, busybox, done: Vec::new(), open: Vec::new() };
+    let mut search = Search { files, builtin, done: Vec::new(), open: Vec::new() };
     for root in roots {
         search.visit(root)?;
     }
     Ok(search.done)
 }
 
-struct Search<'a> {
+struct Search {
     files: BTreeMap<String, PathBuf>,
     builtin: Vec<String>,
-    busybox: &'a Path,
     done: Vec<Module>,
     open: Vec<String>,
 }
 
-impl Search<'_> {
+impl Search {
     fn visit(&mut self, name: &str) -> Result<()> {
         let name = canonical(name);
         if self.builtin.contains(&name) || self.done.iter().any(|module| module.name == name) {
@@ -51,7 +49,10 @@ impl Search<'_> {
         ensure!(!self.open.contains(&name), "the kernel module {name} depends on itself");
         let file =
             self.files.get(&name).with_context(|| format!("the kernel package has no module {name}"))?;
-        let bytes = self.read(file)?;
+        let mut bytes = fs::read(file)?;
+        if file.extension().is_some_and(|ext| ext == "xz") {
+            bytes = kernel::unxz(&bytes).with_context(|| format!("cannot unpack {}", file.display()))?;
+        }
         self.open.push(name.clone());
         for dependency in elf::depends(&bytes)? {
             self.visit(&dependency)?;
@@ -59,15 +60,6 @@ impl Search<'_> {
         self.open.pop();
         self.done.push(Module { name, bytes });
         Ok(())
-    }
-
-    fn read(&self, file: &Path) -> Result<Vec<u8>> {
-        if file.extension().is_none_or(|ext| ext != "xz") {
-            return Ok(fs::read(file)?);
-        }
-        let unpacked = Command::new(self.busybox).args(["xzcat"]).arg(file).output()?;
-        ensure!(unpacked.status.success(), "cannot unpack {}", file.display());
-        Ok(unpacked.stdout)
     }
 }
 
