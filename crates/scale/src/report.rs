@@ -190,7 +190,8 @@ impl Account {
 
     fn judge(&self, achieved: Sizes) -> Verdict {
         let Asked { memory, vcpus } = self.asked;
-        let reached = memory.is_none_or(|m| m == achieved.memory) && vcpus.is_none_or(|v| v == achieved.vcpus);
+        let reached =
+            memory.is_none_or(|m| m == achieved.memory) && vcpus.is_none_or(|v| v == achieved.vcpus);
         let closer = memory.is_some_and(|m| closer(m.get(), self.from.memory.get(), achieved.memory.get()))
             || vcpus.is_some_and(|v| closer(v.into(), self.from.vcpus.into(), achieved.vcpus.into()));
         match (self.done && reached, closer) {
