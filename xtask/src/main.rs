@@ -1,3 +1,48 @@
-//! The project's chores: demo, test, bench, check.
+//! The project's chores: `cargo xtask setup | test | check | guest`. Each one is a file; this one only chooses.
+//!
+//! What a chore runs says itself what went wrong, and its exit status is handed on. It will not build or run anything
+//! that plain `cargo` commands do as well.
 
-fn main() {}
+mod check;
+mod guest;
+mod run;
+mod setup;
+mod test;
+
+use std::env;
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask CHORE
+
+  setup          fetch what the real guests of the tests are made of; silent when it is all there
+  test [ARGS]    setup, then all tests; ARGS go to `cargo test`
+  check          formatting, lints and documentation
+  guest          boot a guest to try `supple` on, until Ctrl-C
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["setup"] => setup::setup(),
+        ["test", rest @ ..] => test::test(rest),
+        ["check"] => check::check(),
+        ["guest"] => guest::guest(),
+        ["help" | "-h" | "--help"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            eprintln!("xtask: {failed}");
+            failed.exit_code()
+        }
+    }
+}

@@ -76,13 +76,8 @@ impl FileJournal {
         let path = journal_path(dir, key);
         let io = |source| JournalError::Io { path: path.clone(), source };
         fs::create_dir_all(dir).map_err(io)?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(io)?;
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(JournalError::Held { path }),
@@ -284,7 +279,10 @@ mod tests {
         };
         assert_eq!(with(&[("HOME", "/root")]), Path::new("/root/.local/state/supple"));
         assert_eq!(with(&[("HOME", "/root"), ("XDG_STATE_HOME", "/x")]), Path::new("/x/supple"));
-        assert_eq!(with(&[("XDG_STATE_HOME", "relative"), ("HOME", "/h")]), Path::new("/h/.local/state/supple"));
+        assert_eq!(
+            with(&[("XDG_STATE_HOME", "relative"), ("HOME", "/h")]),
+            Path::new("/h/.local/state/supple")
+        );
         assert_eq!(with(&[("SUPPLE_STATE_DIR", "/s"), ("HOME", "/root")]), Path::new("/s"));
     }
 

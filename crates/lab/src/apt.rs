@@ -103,7 +103,10 @@ impl Apt {
     /// The archive no longer has one of them, or the file system refused.
     pub(crate) fn unpack<'a>(&self, debs: impl IntoIterator<Item = &'a Deb>, into: &Path) -> Result<()> {
         let pool = tempfile::tempdir_in(&self.dir)?;
-        let exact = debs.into_iter().map(|deb| format!("{}={}", deb.name, deb.version));
+        let exact: Vec<String> =
+            debs.into_iter().map(|deb| format!("{}={}", deb.name, deb.version)).collect();
+        // It takes a while and uses the network: whoever waits is told once.
+        eprintln!("lab: fetching {} Debian packages into {}", exact.len(), self.cache.root().display());
         run(self.get("download").args(exact).current_dir(pool.path()))?;
         for deb in fs::read_dir(pool.path())? {
             run(Command::new("dpkg-deb").arg("--extract").arg(deb?.path()).arg(into))?;

@@ -39,6 +39,6 @@ pub use cache::{Cache, Lock};
 pub use image::Image;
 pub use machine::Machine;
 pub use qemu::{Absent, Qemu};
-pub use recipe::{Agent, Board, Generation, Onlining, Recipe};
+pub use recipe::{Agent, Board, Generation, Onlining, Recipe, prepare};
 pub use service::{Service, ServiceReport};
 pub use witness::{Output, Witness};

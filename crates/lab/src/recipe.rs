@@ -294,6 +294,25 @@ impl Board {
     }
 }
 
+/// Fetches and builds now what guests are made of, so that no boot has to. Silent when all of it is there.
+///
+/// # Errors
+/// No QEMU or no guest can be had. That the backports' QEMU cannot is only said.
+pub async fn prepare() -> Result<()> {
+    let prepared = tokio::task::spawn_blocking(|| {
+        let cache = Cache::open()?;
+        Parts::find(&cache, Generation::System)?;
+        match Qemu::backports(&cache) {
+            Ok(_) => Ok(()),
+            Err(absent) => {
+                eprintln!("lab: {absent}");
+                Ok(())
+            }
+        }
+    });
+    prepared.await?
+}
+
 /// What every recipe needs from the cache.
 pub(crate) struct Parts {
     pub(crate) qemu: Qemu,

@@ -1,0 +1,42 @@
+//! The lab by hand: `lab prepare` fetches and builds what guests are made of, `lab run` boots one to try things on.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use lab::{Machine, Recipe};
+use scale::units::Bytes;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let done = match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["prepare"] => lab::prepare().await,
+        ["run"] => run().await,
+        _ => Err(anyhow::anyhow!("usage: lab prepare | lab run")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Boots a guest and keeps it until Ctrl-C.
+async fn run() -> Result<()> {
+    let guest = Recipe::q35().memory(Bytes::gib(1)).max_memory(Bytes::gib(16), 16).boot().await?;
+    print!("{}", invitation(&guest));
+    tokio::signal::ctrl_c().await.context("cannot wait for Ctrl-C")
+}
+
+fn invitation(guest: &Machine) -> String {
+    let (qmp, agent, http) = (guest.qmp(), guest.agent(), guest.http_addr());
+    format!(
+        "A guest with 1 GiB of 16 GiB and 1 of 4 vCPUs runs (QEMU is process {}).\n\n  \
+         supple observe qmp:{} --agent {}\n  curl http://{http}/\n\nCtrl-C ends it.\n",
+        guest.pid(),
+        qmp.display(),
+        agent.display(),
+    )
+}

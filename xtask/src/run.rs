@@ -1,0 +1,53 @@
+//! Runs cargo as a person would, at the root of the workspace. It will not capture what cargo prints.
+
+use std::env;
+use std::fmt;
+use std::path::Path;
+use std::process::{Command, ExitCode, ExitStatus};
+
+/// A command that did not succeed.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    command: String,
+    why: Why,
+}
+
+#[derive(Debug)]
+enum Why {
+    Ended(ExitStatus),
+    NotStarted(std::io::Error),
+}
+
+impl Failed {
+    /// The status that the command ended with, or 1.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        let code = match &self.why {
+            Why::Ended(status) => status.code().and_then(|code| u8::try_from(code).ok()),
+            Why::NotStarted(_) => None,
+        };
+        ExitCode::from(code.unwrap_or(1))
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.why {
+            Why::Ended(status) => write!(f, "`{}` failed ({status})", self.command),
+            Why::NotStarted(error) => write!(f, "`{}` could not be started: {error}", self.command),
+        }
+    }
+}
+
+/// Runs `cargo ARGS` with more of an environment, to its end.
+pub(crate) fn cargo(args: &[&str], environment: &[(&str, &str)]) -> Result<(), Failed> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    // The cargo that runs us, so that a `+toolchain` holds for all that we start.
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).envs(environment.iter().copied()).current_dir(root);
+    let failed = |why| Failed { command: format!("cargo {}", args.join(" ")), why };
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(failed(Why::Ended(status))),
+        Err(error) => Err(failed(Why::NotStarted(error))),
+    }
+}
