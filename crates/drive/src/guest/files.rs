@@ -54,6 +54,108 @@ pub async fn write(agent: &mut Agent, path: &str, content: &[u8], limit: Duratio
     finish(agent, handle, until, written).await
 }
 
+/// Reads several files of at most `most` bytes each, in two exchanges, within `limit` in all.
+///
+/// # Errors
+/// Inside, why one file could not be read; outside, why none could be asked for.
+pub async fn read_each(
+    agent: &mut Agent,
+    paths: &[&str],
+    most: usize,
+    limit: Duration,
+) -> Result<Vec<Result<Vec<u8>, FileError>>, AgentError> {
+    let most = most.min(PIECE - 1);
+    let until = Instant::now() + limit;
+    let handles = open_each(agent, paths, "r", until).await?;
+    let mut calls = Vec::new();
+    for handle in handles.iter().flatten() {
+        // One byte more than is allowed, so that a longer file shows.
+        calls.push(("guest-file-read", json!({ "handle": handle, "count": most + 1 })));
+        calls.push(("guest-file-close", json!({ "handle": handle })));
+    }
+    let mut answers = agent.call_all(&calls, left(until)).await?.into_iter();
+    let mut files = Vec::new();
+    for (path, handle) in paths.iter().zip(handles) {
+        files.push(match handle {
+            Err(error) => Err(error.into()),
+            Ok(_) => {
+                let read = answers.next().unwrap_or_else(|| Err(no_answer("guest-file-read")));
+                // What was read counts; a file that was only read can always be closed.
+                drop(answers.next());
+                read.map_err(FileError::from).and_then(|answer| whole(&answer, path, most))
+            }
+        });
+    }
+    Ok(files)
+}
+
+/// Makes each file's content `content`, in their order, in two exchanges, within `limit` in all. For the small files
+/// of /sys: one write takes all. At most [`MOST_FILES`] at a time.
+///
+/// # Errors
+/// Inside, why one file could not be written; outside, why none could be, or what is known of none.
+pub async fn write_each(
+    agent: &mut Agent,
+    paths: &[&str],
+    content: &[u8],
+    limit: Duration,
+) -> Result<Vec<Result<(), AgentError>>, AgentError> {
+    let until = Instant::now() + limit;
+    let content = STANDARD.encode(content);
+    let handles = open_each(agent, paths, "w", until).await?;
+    let mut calls = Vec::new();
+    for handle in handles.iter().flatten() {
+        // The agent writes through stdio: the write itself is made, and its error told, at the close.
+        calls.push(("guest-file-write", json!({ "handle": handle, "buf-b64": content })));
+        calls.push(("guest-file-close", json!({ "handle": handle })));
+    }
+    let mut answers = agent.call_all(&calls, left(until)).await?.into_iter();
+    let mut done = Vec::new();
+    for handle in handles {
+        done.push(match handle {
+            Err(error) => Err(error),
+            Ok(_) => {
+                let written = answers.next().unwrap_or_else(|| Err(no_answer("guest-file-write")));
+                let closed = answers.next().unwrap_or_else(|| Err(no_answer("guest-file-close")));
+                written.and(closed).map(drop)
+            }
+        });
+    }
+    Ok(done)
+}
+
+/// The most files that are written or read together: two commands each.
+pub const MOST_FILES: usize = super::MOST_CALLS / 2;
+
+async fn open_each(
+    agent: &mut Agent,
+    paths: &[&str],
+    mode: &str,
+    until: Instant,
+) -> Result<Vec<Result<i64, AgentError>>, AgentError> {
+    const COMMAND: &str = "guest-file-open";
+    let calls: Vec<_> = paths.iter().map(|path| (COMMAND, json!({ "path": path, "mode": mode }))).collect();
+    let answers = agent.call_all(&calls, left(until)).await?;
+    let handle = |answer: Value| {
+        answer.as_i64().ok_or_else(|| AgentError::garbled(COMMAND, "the handle is no number"))
+    };
+    Ok(answers.into_iter().map(|answer| answer.and_then(handle)).collect())
+}
+
+/// The content in one answer, if it is the file's whole content.
+fn whole(answer: &Value, path: &str, most: usize) -> Result<Vec<u8>, FileError> {
+    let content =
+        bytes(answer, "buf-b64").ok_or_else(|| AgentError::garbled("guest-file-read", "no base64 in it"))?;
+    if content.len() > most {
+        return Err(FileError::TooLong { path: path.to_owned(), most });
+    }
+    Ok(content)
+}
+
+fn no_answer(command: &str) -> AgentError {
+    AgentError::garbled(command, "there is none")
+}
+
 async fn open(agent: &mut Agent, path: &str, mode: &str, until: Instant) -> Result<i64, AgentError> {
     const COMMAND: &str = "guest-file-open";
     let handle = agent.call(COMMAND, json!({ "path": path, "mode": mode }), left(until)).await?;

@@ -1,5 +1,5 @@
-//! A client of the QEMU guest agent over a Unix socket. One command at a time, since the agent's answers carry no
-//! id. What the guest says is hostile until read: bounded in size and time, and a wrong type is an error.
+//! A client of the QEMU guest agent over a Unix socket. Commands are answered in their order, since answers carry
+//! no id. What the guest says is hostile until read: bounded in size and time, and a wrong type is an error.
 //!
 //! ```text
 //! clean --command sent--> dirty --answer read--> clean
@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::wire::socket::{Inlet, dial};
 use crate::wire::{DialError, Ends, Frame, FrameError, Framer, SENTINEL, command_line};
@@ -29,6 +29,10 @@ use message::{No, Outcome, Refused, classify};
 /// The longest answer taken from a guest, in bytes. `guest-get-memory-blocks` takes about 64 bytes a block: 2 MiB
 /// for 4 TiB in blocks of 128 MiB.
 pub const LONGEST_ANSWER: usize = 4 * 1024 * 1024;
+
+/// The most commands that are sent together. Their lines fit any socket's buffer, so that sending never waits for the
+/// agent to read while the agent waits for us.
+pub const MOST_CALLS: usize = 128;
 
 /// A connection to a guest's agent.
 #[derive(Debug)]
@@ -157,18 +161,44 @@ impl Agent {
         arguments: Value,
         limit: Duration,
     ) -> Result<Value, AgentError> {
+        let mut answers = self.call_all(&[(command, arguments)], limit).await?;
+        answers.pop().unwrap_or_else(|| Err(AgentError::garbled(command, "there is none")))
+    }
+
+    /// Carries out several commands in their order, within `limit` in all, for little more than one round trip: they
+    /// leave together and the agent, which parses a stream, answers one after the other (QEMU, qga/main.c,
+    /// `process_event`, 7.2). A refused command does not keep those behind it from being carried out. At most
+    /// [`MOST_CALLS`] at a time; each of them small.
+    ///
+    /// # Errors
+    /// Inside, the refusals, as for [`Agent::call`]. Outside, all else: what became of any of the commands is then
+    /// not known, except after `Silent`.
+    pub async fn call_all(
+        &mut self,
+        calls: &[(&str, Value)],
+        limit: Duration,
+    ) -> Result<Vec<Result<Value, AgentError>>, AgentError> {
+        assert!(calls.len() <= MOST_CALLS, "more commands at once than the buffers on the way surely hold");
         if self.dirty || self.inlet.anything(&self.stream).map_err(closed)? {
             self.dirty = true;
             self.sync().await?;
         }
         self.dirty = true;
-        let line = command_line(command, &arguments, None);
-        let Ok(exchange) = timeout(limit, self.exchange(command, &line)).await else {
-            return Err(AgentError::TimedOut { command: command.to_owned(), after: limit });
-        };
-        let outcome = exchange?;
+        let until = Instant::now() + limit;
+        let mut lines = Vec::new();
+        for (command, arguments) in calls {
+            lines.extend(command_line(command, arguments, None));
+        }
+        let mut answers = Vec::new();
+        for (command, _) in calls {
+            let Ok(exchange) = timeout_at(until, self.exchange(command, &std::mem::take(&mut lines))).await
+            else {
+                return Err(AgentError::TimedOut { command: (*command).to_owned(), after: limit });
+            };
+            answers.push(exchange?.map_err(|refused| AgentError::no(command, refused)));
+        }
         self.dirty = false;
-        outcome.map_err(|refused| AgentError::no(command, refused))
+        Ok(answers)
     }
 
     /// How much memory unfinished answers hold, in bytes; at most [`LONGEST_ANSWER`].
@@ -176,8 +206,9 @@ impl Agent {
         self.inlet.held()
     }
 
-    async fn exchange(&mut self, command: &str, line: &[u8]) -> Result<Outcome, AgentError> {
-        self.stream.write_all(line).await.map_err(closed)?;
+    /// Sends what is to be sent and takes the next answer.
+    async fn exchange(&mut self, command: &str, lines: &[u8]) -> Result<Outcome, AgentError> {
+        self.stream.write_all(lines).await.map_err(closed)?;
         let frame = self.inlet.next(&mut self.stream).await.map_err(closed)?.ok_or_else(ended)?;
         match frame {
             Ok(Frame::Object { members, .. }) => {
