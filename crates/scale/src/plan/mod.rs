@@ -5,6 +5,20 @@
 //! later; a group that breaks midway is taken back by the undo of its steps in reverse.
 
 mod act;
+mod balloon;
+mod danger;
+mod dimm;
+mod footing;
+mod heal;
+mod layout;
+mod make;
+mod memory;
+mod place;
+mod resolve;
+mod vcpu;
+mod virtio_mem;
+
+pub use make::plan;
 
 use crate::observed::{Backing, Observed, VcpuProps};
 use crate::time::Span;

@@ -1,0 +1,190 @@
+//! Known dangers, refused with their reason.
+//!
+//! Each stands for something that has killed a machine, its guest or a later change somewhere. Where the danger lies
+//! only in part of a plan, only plans with that part are refused.
+
+use super::dimm::{self, exact};
+use super::make::{Part, Scene};
+use super::resolve::Delta;
+use super::{Act, Obstacle, When};
+use crate::observed::{Accel, Backing, Version};
+use crate::units::Bytes;
+use crate::wanted::Mechanism;
+
+/// What the host needs beside the guest's new memory: page tables and QEMU's own books, about 1/256 of it.
+const HOST_OVERHEAD: u64 = 256;
+
+/// Dangers of a plan as a whole.
+pub(super) fn whole(scene: &Scene<'_>, parts: &[Part]) -> Vec<Obstacle> {
+    let has = |wanted: fn(&Act) -> bool| parts.iter().flat_map(Part::acts).any(wanted);
+    let refused = parts.iter().any(|part| !part.obstacles.is_empty());
+    let mut found = Vec::new();
+    if has(|act| !matches!(act, Act::DeleteBackend { .. })) || refused {
+        found.extend(machine(scene));
+    }
+    if has(|act| matches!(act, Act::PlugDimm { .. })) {
+        found.extend(plugging(scene));
+    }
+    found
+}
+
+fn machine(scene: &Scene<'_>) -> Vec<Obstacle> {
+    let machine = &scene.seen.machine;
+    let mut found = Vec::new();
+    if !machine.is_running() {
+        found.push(Obstacle {
+            when: When::NotNow,
+            reason: format!("the machine is {}, so its guest can answer nothing", machine.state),
+            way_out: "resume the machine first".to_owned(),
+        });
+    }
+    if !machine.busy.is_empty() {
+        found.push(Obstacle {
+            when: When::NotNow,
+            reason: format!("the machine is busy: {}", machine.busy.join(", ")),
+            way_out: "wait until that is over".to_owned(),
+        });
+    }
+    found
+}
+
+/// Dangers of adding a DIMM.
+fn plugging(scene: &Scene<'_>) -> Vec<Obstacle> {
+    let machine = &scene.seen.machine;
+    let mut found = Vec::new();
+    let pending: Vec<&str> = dimm::pending(scene).collect();
+    if !pending.is_empty() {
+        // The request stays in the slot's register and is raised again with the next memory event
+        // (hw/acpi/memory_hotplug.c, 7.2 and 10.0).
+        found.push(Obstacle {
+            when: When::NotNow,
+            reason: format!(
+                "the removal of {} is still asked of the guest, and adding a DIMM would raise that request again",
+                pending.join(", ")
+            ),
+            way_out: "wait until the guest has answered (supple observe shows it), or ask for the removal again"
+                .to_owned(),
+        });
+    }
+    if machine.accel == Accel::Tcg && machine.qemu < Version(8, 0, 0) && scene.seen.vcpus.removed_before {
+        // Seen with Debian's 7.2 under TCG ("double free"); not with 10.0, not under KVM.
+        found.push(Obstacle {
+            when: When::Cold,
+            reason: format!(
+                "QEMU {} under TCG dies when a DIMM is added after a vCPU was removed, which happened here",
+                machine.qemu
+            ),
+            way_out: "stop and start the machine, use KVM, or QEMU 8 or later".to_owned(),
+        });
+    }
+    if let Backing::Unknown(what) = &scene.seen.memory.backing {
+        found.push(Obstacle {
+            when: When::Cold,
+            reason: format!("the machine's memory is backed by {what}, of which Supple can make no more"),
+            way_out: "start the machine with memory-backend-ram, -memfd or -file on a hugetlbfs mount"
+                .to_owned(),
+        });
+    }
+    found
+}
+
+/// What the host cannot give.
+pub(super) fn host(scene: &Scene<'_>, part: &Part) -> Vec<Obstacle> {
+    let host = &scene.seen.host;
+    let peak = part.peak;
+    let mut found = Vec::new();
+    if peak.is_zero() {
+        return found;
+    }
+    let with_overhead = peak + peak.per(HOST_OVERHEAD);
+    if let Some(headroom) = host.cgroup_headroom.filter(|headroom| *headroom < with_overhead) {
+        found.push(Obstacle {
+            when: When::NotNow,
+            reason: format!("QEMU's cgroup allows {headroom} more and {with_overhead} are needed: the host would kill QEMU"),
+            way_out: "raise memory.max of the cgroup (libvirt: hard_limit), or ask for less".to_owned(),
+        });
+    }
+    let memlock = host.memlock_headroom.filter(|headroom| host.vfio && *headroom < peak);
+    if let Some(headroom) = memlock {
+        // vfio_listener_region_add ends in hw_error where mapping fails (hw/vfio/common.c, 7.2 and 10.0).
+        found.push(Obstacle {
+            when: When::NotNow,
+            reason: format!(
+                "a VFIO device pins all of the guest's memory, QEMU may lock {headroom} more and {peak} are needed: \
+                 QEMU would abort"
+            ),
+            way_out: format!("raise the limit first: prlimit --memlock of the QEMU process by {}", exact(peak)),
+        });
+    }
+    let adds_dimm = part.acts().any(|act| matches!(act, Act::PlugDimm { .. }));
+    if let (Some(free), Backing::Hugepages { page, .. }) = (host.hugepages_free, &scene.seen.memory.backing)
+        && adds_dimm
+        && free < peak
+    {
+        found.push(Obstacle {
+            when: When::NotNow,
+            reason: format!("{free} are free in huge pages of {page} and {peak} are needed"),
+            way_out: "add huge pages on the host (vm.nr_hugepages), or ask for less".to_owned(),
+        });
+    }
+    found
+}
+
+/// More than the host has free is legal, and worth a word.
+pub(super) fn overcommit(scene: &Scene<'_>, part: &Part) -> Option<String> {
+    let available = scene.seen.host.available?;
+    (available < part.peak)
+        .then(|| format!("the host has {available} available, less than the {} added", part.peak))
+}
+
+/// Memory that the guest needs is never taken.
+pub(super) fn shrink(scene: &Scene<'_>, delta: Delta, asked: Bytes) -> Option<Obstacle> {
+    let Delta::Shrink(by) = delta else { return None };
+    if by.is_zero() {
+        return None;
+    }
+    match scene.footing.floor(scene.limits) {
+        Some(floor) if asked >= floor => None,
+        Some(floor) => Some(Obstacle {
+            when: When::NotNow,
+            reason: format!(
+                "the guest needs {} and a margin, {floor} in all",
+                scene.footing.needs.unwrap_or(Bytes::ZERO)
+            ),
+            way_out: smallest_safe(scene, floor),
+        }),
+        None => {
+            let only_dimms =
+                scene.seen.memory.virtio_mem.iter().all(|v| v.size.is_zero() && v.requested.is_zero())
+                    || scene.wanted.mechanism == Some(Mechanism::Dimm);
+            if only_dimms && scene.wanted.mechanism != Some(Mechanism::Balloon) {
+                return None;
+            }
+            Some(Obstacle {
+                when: When::NotNow,
+                reason: "the guest does not tell how much memory it uses, and what is taken might be needed"
+                    .to_owned(),
+                way_out: "name the guest's agent with --agent, or let the balloon report \
+                          (guest-stats-polling-interval)"
+                    .to_owned(),
+            })
+        }
+    }
+}
+
+fn smallest_safe(scene: &Scene<'_>, floor: Bytes) -> String {
+    let from = scene.from.memory;
+    let memory = &scene.seen.memory;
+    let ballooned = scene.wanted.mechanism == Some(Mechanism::Balloon);
+    let grain = if ballooned {
+        Bytes::mib(1)
+    } else {
+        memory.virtio_mem.iter().map(|v| v.block).min().unwrap_or_else(|| dimm::unit(scene))
+    };
+    let least = from.saturating_sub(from.saturating_sub(floor).round_down(grain));
+    if least >= from {
+        "nothing can be taken now; free memory in the guest first".to_owned()
+    } else {
+        format!("the smallest size that is safe now is --memory {}", exact(least))
+    }
+}

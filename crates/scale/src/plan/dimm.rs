@@ -1,0 +1,309 @@
+//! Memory by DIMMs: the bay that a layout is made for, and what is said where there is none.
+//!
+//! The layout itself is arithmetic (`layout`), its steps are written in `place`. Here stands which DIMMs may go, how
+//! large a new one may be, and each refusal with its way out.
+
+use super::layout::{self, Bay, Layout, Move, NoLayout, Stick};
+use super::make::{Part, Scene};
+use super::place;
+use super::resolve::Delta;
+use super::{Obstacle, When};
+use crate::observed::{Backing, Dimm, DimmKind, PendingDevice};
+use crate::units::Bytes;
+
+/// Regions of a vhost backend that boot memory takes on a PC: below 640 KiB, above 1 MiB, above 4 GiB, and one for what
+/// firmware cuts out (hw/i386/pc.c, QEMU 7.2 and 10.0).
+const BOOT_REGIONS: u32 = 4;
+
+/// The size step of a DIMM on this machine: guest block, alignment and page size are powers of two, so the largest of
+/// them is a multiple of the others.
+pub(super) fn unit(scene: &Scene<'_>) -> Bytes {
+    let memory = &scene.seen.memory;
+    let page = match &memory.backing {
+        Backing::Hugepages { page, .. } => *page,
+        Backing::Ram | Backing::SharedMemfd | Backing::Unknown(_) => Bytes::ZERO,
+    };
+    scene.footing.block.max(memory.alignment).max(page)
+}
+
+/// Adds or takes `delta` by DIMMs. `nodes` is the memory of each node once virtio-mem has done its part.
+pub(super) fn plan(scene: &Scene<'_>, delta: Delta, nodes: Vec<(u32, Bytes)>) -> Part {
+    let mut part = Part::default();
+    let bay = match delta {
+        Delta::Grow(by) if by.is_zero() => return part,
+        Delta::Shrink(by) if by.is_zero() => return part,
+        Delta::Grow(by) => {
+            if let Some(obstacle) = cannot_ever_grow(scene, by) {
+                part.obstacles.push(obstacle);
+                return part;
+            }
+            bay(scene, nodes)
+        }
+        Delta::Shrink(_) => bay(scene, nodes),
+    };
+    if let Delta::Shrink(_) = delta
+        && let Some(obstacle) = cannot_shrink(scene)
+    {
+        part.obstacles.push(obstacle);
+        return part;
+    }
+    match fitting(scene, bay, delta) {
+        Ok((layout, steps)) => {
+            part = steps;
+            part.peak = layout.peak;
+            part.obstacles.extend(dip(scene, &layout));
+        }
+        Err(obstacle) => part.obstacles.push(obstacle),
+    }
+    if let Some(obstacle) = balloon_is_inflated(scene) {
+        part.obstacles.push(obstacle);
+    }
+    part
+}
+
+/// The layout and its steps, with DIMMs small enough for the guest to find their metadata.
+fn fitting(scene: &Scene<'_>, mut bay: Bay, delta: Delta) -> Result<(Layout, Part), Obstacle> {
+    let node = scene.wanted.node;
+    loop {
+        let layout = match delta {
+            Delta::Grow(by) => bay.grow(by, node),
+            Delta::Shrink(by) => bay.shrink(by, node),
+        };
+        let layout = layout.map_err(|none| no_layout(scene, &bay, delta, none))?;
+        match place::steps(scene, &layout) {
+            Ok(part) => return Ok((layout, part)),
+            Err(place::NoPlace::Metadata(obstacle)) if bay.piece <= bay.unit => return Err(obstacle),
+            Err(place::NoPlace::Metadata(_)) => {
+                bay.piece = bay.piece.per(2).round_down(bay.unit).max(bay.unit);
+            }
+            Err(place::NoPlace::Zone(obstacle)) => return Err(obstacle),
+        }
+    }
+}
+
+fn bay(scene: &Scene<'_>, nodes: Vec<(u32, Bytes)>) -> Bay {
+    let memory = &scene.seen.memory;
+    let unit = unit(scene);
+    let largest = scene.limits.dimm_max.round_down(unit).max(unit);
+    let free = free_slots(scene);
+    let slots = free + u32::try_from(memory.dimms.len()).unwrap_or(u32::MAX);
+    let room = memory.headroom() + memory.dimm_total();
+    let usual = layout::usual_size(room, slots, unit, largest);
+    let mut order: Vec<usize> = (0..memory.dimms.len()).collect();
+    order.sort_by_key(|i| {
+        let dimm = &memory.dimms[*i];
+        let crumb = dimm.size < usual.per(2);
+        (!is_empty(scene, dimm), !crumb, !dimm.hotplugged, std::cmp::Reverse(dimm.slot))
+    });
+    let mut rank = vec![0; order.len()];
+    for (position, dimm) in (0..).zip(order) {
+        rank[dimm] = position;
+    }
+    let may_go = cannot_shrink(scene).is_none();
+    let stick = |(dimm, rank): (&Dimm, u32)| Stick {
+        size: if dimm.kind == DimmKind::Dimm { dimm.size } else { Bytes::ZERO },
+        node: dimm.node,
+        may_go: may_go && can_go(scene, dimm),
+        rank,
+    };
+    let sticks = memory.dimms.iter().zip(rank).map(stick).collect();
+    Bay { sticks, nodes, free, headroom: memory.headroom(), unit, largest, piece: largest, usual }
+}
+
+/// Slots that can take a DIMM, vhost's regions considered.
+fn free_slots(scene: &Scene<'_>) -> u32 {
+    let free = u32::try_from(place::open_slots(scene).len()).unwrap_or(u32::MAX);
+    let memory = &scene.seen.memory;
+    let devices = u32::try_from(memory.dimms.len() + memory.virtio_mem.len()).unwrap_or(u32::MAX);
+    match scene.seen.host.vhost_regions {
+        Some(regions) => {
+            let kept = devices.saturating_add(BOOT_REGIONS).saturating_add(scene.limits.vhost_reserve);
+            free.min(regions.saturating_sub(kept))
+        }
+        None => free,
+    }
+}
+
+/// True where the guest shows no block of the DIMM online: nothing has to be moved.
+fn is_empty(scene: &Scene<'_>, dimm: &Dimm) -> bool {
+    let footing = &scene.footing;
+    footing.shows_blocks && footing.blocks_in(&dimm.blocks(footing.block)).iter().all(|b| !b.online)
+}
+
+/// True where this DIMM can be removed: QEMU can name it, nobody wants it kept, and its blocks are its own.
+fn can_go(scene: &Scene<'_>, dimm: &Dimm) -> bool {
+    let footing = &scene.footing;
+    let own_blocks =
+        dimm.fits_blocks(footing.block) || footing.blocks_in(&dimm.blocks(footing.block)).is_empty();
+    dimm.kind == DimmKind::Dimm && !dimm.id.is_empty() && own_blocks && !scene.wanted.keep.contains(&dimm.id)
+}
+
+fn cannot_ever_grow(scene: &Scene<'_>, by: Bytes) -> Option<Obstacle> {
+    let memory = &scene.seen.memory;
+    let needed = memory.ceiling + by.saturating_sub(memory.headroom());
+    let cold = |reason: String| {
+        let slots = if memory.slots == 0 { 16 } else { memory.slots };
+        let way_out = format!(
+            "start the machine with -m {}M,slots={slots},maxmem={}M or more",
+            memory.boot.count_of(Bytes::mib(1)),
+            needed.round_up(Bytes::mib(1)).count_of(Bytes::mib(1)),
+        );
+        Some(Obstacle { when: When::Cold, reason, way_out })
+    };
+    if memory.slots == 0 {
+        return cold("the machine was started without DIMM slots".to_owned());
+    }
+    if by > memory.headroom() {
+        return cold(format!(
+            "its ceiling is {}, which leaves {} for further DIMMs where {by} are needed",
+            memory.ceiling,
+            memory.headroom(),
+        ));
+    }
+    None
+}
+
+fn cannot_shrink(scene: &Scene<'_>) -> Option<Obstacle> {
+    let reason = if !scene.footing.shows_blocks {
+        "a DIMM must be emptied in the guest before it is removed, and no agent there shows memory blocks \
+         (a guest that is asked to eject memory in use may try forever)"
+    } else if !scene.footing.sets_blocks {
+        "a DIMM must be emptied in the guest before it is removed, and the agent there allows neither \
+         guest-set-memory-blocks nor the guest-file commands"
+    } else {
+        return None;
+    };
+    let balloon = if scene.seen.memory.balloon.is_some() {
+        ", or take memory with the balloon: --mechanism balloon"
+    } else {
+        ""
+    };
+    Some(Obstacle {
+        when: When::NotNow,
+        reason: reason.to_owned(),
+        way_out: format!(
+            "run qemu-guest-agent in the guest with these commands allowed and name it with --agent{balloon}"
+        ),
+    })
+}
+
+fn balloon_is_inflated(scene: &Scene<'_>) -> Option<Obstacle> {
+    let memory = &scene.seen.memory;
+    let held = (memory.boot + memory.dimm_total()).saturating_sub(memory.balloon?.actual);
+    (!held.is_zero()).then(|| Obstacle {
+        when: When::NotNow,
+        reason: format!(
+            "the balloon holds {held}, and QEMU counts its target from boot memory and DIMMs together: \
+             a DIMM change under it moves both"
+        ),
+        way_out: format!(
+            "first give the balloon back: --mechanism balloon --memory {}",
+            exact(memory.total())
+        ),
+    })
+}
+
+/// Removing first may leave the guest short for a while.
+fn dip(scene: &Scene<'_>, layout: &Layout) -> Option<Obstacle> {
+    if layout.dip.is_zero() {
+        return None;
+    }
+    let asked = scene.asked_memory();
+    let lowest = asked.min(scene.from.memory).saturating_sub(layout.dip);
+    let reason = match scene.footing.floor(scene.limits) {
+        Some(floor) if floor <= lowest => return None,
+        Some(floor) => format!(
+            "with neither slot nor ceiling left to add first, memory would fall to {lowest} for a while, and the \
+             guest needs {floor}"
+        ),
+        None => format!(
+            "with neither slot nor ceiling left to add first, memory would fall to {lowest} for a while, and the \
+             guest does not tell how much it needs"
+        ),
+    };
+    Some(Obstacle {
+        when: When::NotNow,
+        reason,
+        way_out: "shrink by the size of a whole DIMM first, or start the machine with more slots".to_owned(),
+    })
+}
+
+fn no_layout(scene: &Scene<'_>, bay: &Bay, delta: Delta, none: NoLayout) -> Obstacle {
+    let memory = &scene.seen.memory;
+    match none {
+        NoLayout::Misfit => misfit(scene, bay.unit),
+        NoLayout::Slots => Obstacle {
+            when: When::Cold,
+            reason: format!(
+                "{} of its {} slots can take a DIMM{}, a DIMM is {} at most, and no merging of DIMMs that can be \
+                 removed gives enough",
+                bay.free,
+                memory.slots,
+                if scene.seen.host.vhost_regions.is_some() { " within vhost's memory regions" } else { "" },
+                bay.piece,
+            ),
+            way_out: "start the machine with more slots, or allow larger DIMMs (limit dimm-max)".to_owned(),
+        },
+        NoLayout::Stays { removable } => {
+            let Delta::Shrink(by) = delta else { unreachable!("only a shrink has too little to take") };
+            let least = scene.from.memory.saturating_sub(removable);
+            let kept = if scene.wanted.keep.is_empty() {
+                String::new()
+            } else {
+                format!(" (the guest keeps {})", scene.wanted.keep.join(", "))
+            };
+            Obstacle {
+                when: When::NotNow,
+                reason: format!("{by} are to go and only {removable} are in DIMMs that can be removed{kept}"),
+                way_out: format!("the smallest size now is --memory {}", exact(least)),
+            }
+        }
+    }
+}
+
+/// The size asked for is no whole number of units away: the two nearest are named, none is chosen.
+pub(super) fn misfit(scene: &Scene<'_>, unit: Bytes) -> Obstacle {
+    let (from, asked) = (scene.from.memory, scene.asked_memory());
+    let (below, above) = if asked >= from {
+        let by = asked - from;
+        (from + by.round_down(unit), from + by.round_up(unit))
+    } else {
+        let by = from - asked;
+        (from.saturating_sub(by.round_up(unit)), from.saturating_sub(by.round_down(unit)))
+    };
+    let (below, above) = (below.max(scene.seen.memory.boot), above.min(scene.seen.memory.ceiling.max(from)));
+    let why = if scene.footing.block_is_told {
+        "the guest's memory block"
+    } else {
+        "the memory block taken for it"
+    };
+    Obstacle {
+        when: When::Impossible,
+        reason: format!(
+            "{asked} is not a whole number of steps of {unit} from {from} ({why} and QEMU's alignment)"
+        ),
+        way_out: format!("ask for --memory {} or --memory {}", exact(below), exact(above)),
+    }
+}
+
+/// A size as it can be typed.
+pub(super) fn exact(size: Bytes) -> String {
+    let (gib, mib, kib) = (Bytes::gib(1), Bytes::mib(1), Bytes::new(1 << 10));
+    [(gib, "G"), (mib, "M"), (kib, "K")]
+        .into_iter()
+        .find(|(unit, _)| size.is_multiple_of(*unit))
+        .map_or_else(|| format!("{}B", size.get()), |(unit, name)| format!("{}{name}", size.count_of(unit)))
+}
+
+/// True if a move adds a DIMM.
+pub(super) fn is_add(step: &Move) -> bool {
+    matches!(step, Move::Add { .. })
+}
+
+/// DIMMs whose removal is pending.
+pub(super) fn pending<'a>(scene: &'a Scene<'_>) -> impl Iterator<Item = &'a str> {
+    scene.seen.pending.iter().filter_map(|p| match &p.device {
+        PendingDevice::Dimm { id, .. } => Some(id.as_str()),
+        PendingDevice::Vcpu { .. } => None,
+    })
+}

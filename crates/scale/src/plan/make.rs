@@ -1,0 +1,149 @@
+//! From what is seen and what is wanted to a plan: who is asked what, and in which order it all comes.
+//!
+//! The parts decide each for itself (`memory`, `vcpu`, `heal`); this file puts their groups in order: what a crash
+//! left behind, memory that grows, vCPUs that come, vCPUs that go, memory that shrinks, what is plugged and unused. A
+//! broken step ends a run, so what helps most comes first and what only tidies comes last.
+
+use super::footing::Footing;
+use super::{Act, Asked, Basis, Obstacle, Plan, Proof, Refusal, Sizes, Step, Strength, When};
+use super::{danger, heal, memory, resolve, vcpu};
+use crate::limits::Limits;
+use crate::observed::Observed;
+use crate::time::Span;
+use crate::units::Bytes;
+use crate::wanted::Wanted;
+
+/// Plans the way from what is seen to what is wanted. Pure: the same arguments give the same plan.
+///
+/// A machine that already is as asked gives a plan without steps.
+///
+/// # Errors
+/// A [`Refusal`] with every obstacle found, each with a way out.
+pub fn plan(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<Plan, Refusal> {
+    let (asked, mut obstacles) = resolve::resolve(seen, wanted);
+    let scene =
+        Scene { seen, wanted, limits, footing: Footing::of(seen, limits), from: Sizes::of(seen), asked };
+    let memory = asked.memory.map_or_else(Part::default, |to| memory::plan(&scene, to));
+    let (mut vcpus, mut fewer) = (Part::default(), Part::default());
+    if let Some(to) = asked.vcpus {
+        (vcpus, fewer) = vcpu::plan(&scene, to);
+    }
+    let memory_first = memory.adds_memory;
+    let mut parts = vec![leftovers(&scene), vcpus, fewer];
+    parts.insert(if memory_first { 1 } else { 3 }, memory);
+    if wanted.memory.is_some() {
+        parts.push(heal::memory(&scene, &parts));
+    }
+    if wanted.vcpus.is_some() {
+        parts.push(heal::vcpus(&scene, &parts));
+    }
+    obstacles.extend(danger::whole(&scene, &parts));
+    obstacles.extend(parts.iter_mut().flat_map(|part| std::mem::take(&mut part.obstacles)));
+    if !obstacles.is_empty() {
+        obstacles.dedup();
+        return Err(Refusal { obstacles });
+    }
+    let to = Sizes {
+        memory: asked.memory.unwrap_or(scene.from.memory),
+        vcpus: asked.vcpus.unwrap_or(scene.from.vcpus),
+    };
+    let mut notes = Vec::new();
+    for note in parts.iter_mut().flat_map(|part| std::mem::take(&mut part.notes)) {
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+    Ok(Plan { basis: Basis::of(seen), from: scene.from, asked, to, steps: numbered(parts), notes })
+}
+
+/// Everything that the parts decide from.
+pub(super) struct Scene<'a> {
+    pub(super) seen: &'a Observed,
+    pub(super) wanted: &'a Wanted,
+    pub(super) limits: &'a Limits,
+    pub(super) footing: Footing<'a>,
+    pub(super) from: Sizes,
+    pub(super) asked: Asked,
+}
+
+impl Scene<'_> {
+    /// The total memory that is asked for, or what there is where nothing is asked.
+    pub(super) fn asked_memory(&self) -> Bytes {
+        self.asked.memory.unwrap_or(self.from.memory)
+    }
+}
+
+/// One part's share of a plan.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    /// Groups of steps, in order.
+    pub(super) groups: Vec<Vec<Step>>,
+    /// What a reader should know before consenting.
+    pub(super) notes: Vec<String>,
+    /// What stands in the way; the groups mean nothing then.
+    pub(super) obstacles: Vec<Obstacle>,
+    /// True if memory is added at any point, be it to take other memory away afterwards.
+    pub(super) adds_memory: bool,
+    /// The most memory that the machine holds at any point beyond what it holds now.
+    pub(super) peak: Bytes,
+}
+
+impl Part {
+    /// A part that cannot be done.
+    pub(super) fn obstacle(when: When, reason: String, way_out: String) -> Part {
+        Part { obstacles: vec![Obstacle { when, reason, way_out }], ..Part::default() }
+    }
+
+    /// The acts of all groups, in order.
+    pub(super) fn acts(&self) -> impl Iterator<Item = &Act> {
+        self.groups.iter().flatten().map(|step| &step.act)
+    }
+
+    /// Puts `next` behind this.
+    pub(super) fn then(&mut self, next: Part) {
+        self.groups.extend(next.groups);
+        self.notes.extend(next.notes);
+        self.obstacles.extend(next.obstacles);
+        self.adds_memory |= next.adds_memory;
+        self.peak = self.peak + next.peak;
+    }
+}
+
+/// A step whose group is numbered later.
+pub(super) fn step(act: Act, proof: Proof, strength: Strength, deadline: Span, undo: Vec<Act>) -> Step {
+    Step { group: 0, act, proof, strength, deadline, undo }
+}
+
+/// `per_gib` for each GiB begun, and `base`.
+pub(super) fn scaled(base: Span, per_gib: Span, size: Bytes) -> Span {
+    let gibs = size.round_up(Bytes::gib(1)).count_of(Bytes::gib(1));
+    Span::millis(base.as_millis().saturating_add(per_gib.times(gibs).as_millis()))
+}
+
+/// The step that deletes a backend.
+pub(super) fn delete_backend(memdev: &str, limits: &Limits) -> Step {
+    let memdev = memdev.to_owned();
+    let proof = Proof::BackendGone { memdev: memdev.clone() };
+    step(Act::DeleteBackend { memdev }, proof, Strength::DeviceOnly, limits.monitor, Vec::new())
+}
+
+/// Backends of our own that no device uses: a run that was cut short left them. Those of others are not ours to judge.
+fn leftovers(scene: &Scene<'_>) -> Part {
+    let steps: Vec<Step> = scene
+        .seen
+        .memory
+        .unused_backends
+        .iter()
+        .filter(|backend| backend.id.starts_with(super::OWN_PREFIX))
+        .map(|backend| delete_backend(&backend.id, scene.limits))
+        .collect();
+    Part { groups: if steps.is_empty() { Vec::new() } else { vec![steps] }, ..Part::default() }
+}
+
+fn numbered(parts: Vec<Part>) -> Vec<Step> {
+    let groups = parts.into_iter().flat_map(|part| part.groups);
+    (0..)
+        .zip(groups.filter(|group| !group.is_empty()))
+        .flat_map(|(number, steps)| steps.into_iter().map(move |step| Step { group: number, ..step }))
+        .collect()
+}

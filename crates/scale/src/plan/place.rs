@@ -1,0 +1,278 @@
+//! The steps of a DIMM layout: ids, slots, addresses, zones, proofs, deadlines and undo.
+//!
+//! A DIMM that comes is one group (backend, device, onlining), one that goes is one (offlining, device, backend): each
+//! DIMM stands or is taken back by itself, so a guest that refuses one does not cost the others.
+
+use super::layout::{Layout, Move};
+use super::make::{Part, Scene, delete_backend, scaled, step};
+use super::{Act, OWN_PREFIX, Obstacle, Proof, Step, Strength, When, Zone, dimm};
+use crate::observed::{AutoOnline, Backing, Dimm};
+use crate::units::Bytes;
+use crate::wanted::ZoneWish;
+use std::collections::BTreeSet;
+
+/// What a page's structure costs: 64 bytes for each 4 KiB (struct page, Linux x86-64 and arm64).
+const METADATA: u64 = 64;
+
+/// Why a layout cannot be carried out.
+pub(super) enum NoPlace {
+    /// The guest could not find the metadata of a DIMM this large.
+    Metadata(Obstacle),
+    /// The zone that was asked for cannot be had.
+    Zone(Obstacle),
+}
+
+/// Slots that hold nothing and that no pending removal names, ascending.
+pub(super) fn open_slots(scene: &Scene<'_>) -> Vec<u32> {
+    scene.seen.memory.free_slots()
+}
+
+/// The steps of a layout.
+pub(super) fn steps(scene: &Scene<'_>, layout: &Layout) -> Result<Part, NoPlace> {
+    let mut place = Place::new(scene);
+    let mut part = Part::default();
+    for change in &layout.moves {
+        match change {
+            Move::Add { size, node } => {
+                let zone = place.zone(*size)?;
+                place.pay_metadata(*size, zone)?;
+                part.groups.push(place.plug(*size, *node, zone));
+                part.adds_memory = true;
+            }
+            Move::Remove { stick } => part.groups.push(place.unplug(&scene.seen.memory.dimms[*stick])),
+        }
+    }
+    part.notes = place.notes(layout);
+    Ok(part)
+}
+
+struct Place<'a> {
+    scene: &'a Scene<'a>,
+    slots: BTreeSet<u32>,
+    taken: BTreeSet<&'a str>,
+    next: u32,
+    movable: Bytes,
+    kernel_free: Bytes,
+    plugged: Bytes,
+    starved: bool,
+}
+
+impl<'a> Place<'a> {
+    fn new(scene: &'a Scene<'a>) -> Place<'a> {
+        let memory = &scene.seen.memory;
+        let devices = memory.dimms.iter().flat_map(|d| [d.id.as_str(), d.memdev.as_str()]);
+        let backends = memory.unused_backends.iter().map(|b| b.id.as_str());
+        let pending = scene.seen.pending.iter().map(|p| p.device.id());
+        Place {
+            scene,
+            slots: open_slots(scene).into_iter().collect(),
+            taken: devices.chain(backends).chain(pending).filter(|id| id.starts_with(OWN_PREFIX)).collect(),
+            next: 0,
+            movable: memory.dimm_total() + memory.virtio_mem.iter().map(|v| v.size).sum(),
+            kernel_free: scene.footing.kernel_free.unwrap_or(memory.boot.per(8)),
+            plugged: Bytes::ZERO,
+            starved: false,
+        }
+    }
+
+    /// The zone of the next DIMM. Of what is plugged already all is taken as movable.
+    fn zone(&mut self, size: Bytes) -> Result<Zone, NoPlace> {
+        let footing = &self.scene.footing;
+        let wish = self.scene.wanted.zone;
+        let kernel = self.scene.seen.memory.boot;
+        let ratio = self.scene.limits.movable_ratio;
+        let fits = self.movable + size <= kernel.times(ratio);
+        if wish == ZoneWish::Movable {
+            let reason = if footing.onlines_itself() && footing.auto_online() != Some(AutoOnline::Movable) {
+                "the guest's kernel onlines new memory by itself, in a zone of its own choice".to_owned()
+            } else if !footing.chooses_zone && !footing.onlines_itself() {
+                "movable memory was asked for, and the guest's agent does not let files be written, by which alone a \
+                 block's zone is chosen"
+                    .to_owned()
+            } else if !fits {
+                format!(
+                    "more than {ratio} parts of movable memory to one part of the kernel's own ({kernel}) starve the \
+                     guest's kernel"
+                )
+            } else {
+                return Ok(if footing.onlines_itself() { Zone::Default } else { Zone::Movable });
+            };
+            let way_out = "ask for --zone auto".to_owned();
+            return Err(NoPlace::Zone(Obstacle { when: When::NotNow, reason, way_out }));
+        }
+        if wish == ZoneWish::Kernel || footing.onlines_itself() || !footing.chooses_zone {
+            return Ok(Zone::Default);
+        }
+        self.starved |= !fits;
+        Ok(if fits { Zone::Movable } else { Zone::Default })
+    }
+
+    /// The guest's kernel must find the metadata of each DIMM in its own memory before it can use the DIMM. What goes
+    /// online for the kernel adds to that memory, what is movable does not.
+    fn pay_metadata(&mut self, size: Bytes, zone: Zone) -> Result<(), NoPlace> {
+        let most = self.kernel_free.times(self.scene.limits.metadata_ratio);
+        if size > most {
+            let held = if self.scene.footing.kernel_free.is_some() { "has" } else { "is taken to have" };
+            return Err(NoPlace::Metadata(Obstacle {
+                when: When::NotNow,
+                reason: format!(
+                    "the guest needs 1/{METADATA} of new memory from its kernel's own and {held} {} free there, which \
+                     carries {most} more at once, {} of what is asked having been added",
+                    self.kernel_free, self.plugged,
+                ),
+                way_out: "free memory in the guest, or grow in smaller steps".to_owned(),
+            }));
+        }
+        let footing = &self.scene.footing;
+        let policy = footing.auto_online();
+        let goes_online = footing.onlines_itself() || footing.sets_blocks;
+        let for_kernel = zone == Zone::Default && goes_online && policy != Some(AutoOnline::Movable);
+        self.kernel_free = self.kernel_free.saturating_sub(size.per(METADATA));
+        if for_kernel {
+            self.kernel_free = self.kernel_free + size;
+        }
+        if !for_kernel {
+            self.movable = self.movable + size;
+        }
+        self.plugged = self.plugged + size;
+        Ok(())
+    }
+
+    fn plug(&mut self, size: Bytes, node: u32, zone: Zone) -> Vec<Step> {
+        let (scene, limits) = (self.scene, self.scene.limits);
+        let (id, memdev) = self.fresh_ids();
+        let slot = self.slots.pop_first().expect("a layout takes no more slots than are open");
+        let backing = scene.seen.memory.backing.clone();
+        let prealloc = matches!(backing, Backing::Hugepages { .. });
+        let create = step(
+            Act::CreateBackend { memdev: memdev.clone(), size, backing },
+            Proof::BackendExists { memdev: memdev.clone() },
+            Strength::DeviceOnly,
+            if prealloc { scaled(limits.monitor, limits.per_gib, size) } else { limits.monitor },
+            vec![Act::DeleteBackend { memdev: memdev.clone() }],
+        );
+        let footing = &scene.footing;
+        let seen = if footing.shows_blocks { Strength::GuestConfirmed } else { Strength::DriverConfirmed };
+        let plug = step(
+            Act::PlugDimm { id: id.clone(), memdev: memdev.clone(), slot, node, addr: None },
+            Proof::DimmSeen { id: id.clone() },
+            seen,
+            limits.appear,
+            vec![Act::UnplugDimm { id: id.clone(), memdev, slot }],
+        );
+        let mut group = vec![create, plug];
+        if footing.shows_blocks && (footing.sets_blocks || footing.onlines_itself()) {
+            group.push(step(
+                Act::OnlineBlocks { device: id.clone(), zone },
+                Proof::BlocksOnline { device: id.clone(), whole: true },
+                Strength::GuestConfirmed,
+                scaled(limits.online, limits.online, size),
+                if footing.sets_blocks { vec![Act::OfflineBlocks { device: id }] } else { Vec::new() },
+            ));
+        } else if let Some(stats) = footing.stats {
+            // Not all of a DIMM need arrive in MemTotal: its page structures may lie in itself (memmap_on_memory).
+            let grown = self.plugged - self.plugged.per(METADATA / 2);
+            group.push(step(
+                Act::AwaitOnline { device: id },
+                Proof::GuestTotal { at_least: stats.total + grown },
+                Strength::DriverConfirmed,
+                scaled(limits.online, limits.online, size),
+                Vec::new(),
+            ));
+        }
+        group
+    }
+
+    fn unplug(&mut self, dimm: &Dimm) -> Vec<Step> {
+        let (scene, limits) = (self.scene, self.scene.limits);
+        let footing = &scene.footing;
+        let blocks = footing.blocks_in(&dimm.blocks(footing.block));
+        let online = blocks.iter().filter(|b| b.online).count() as u64;
+        let zone = if footing.chooses_zone { Zone::Movable } else { Zone::Default };
+        let back = Act::OnlineBlocks { device: dimm.id.clone(), zone };
+        let (id, memdev) = (dimm.id.clone(), dimm.memdev.clone());
+        let mut group = vec![
+            step(
+                Act::OfflineBlocks { device: id.clone() },
+                Proof::BlocksOffline { device: id.clone() },
+                Strength::GuestConfirmed,
+                limits.offline_block.times(online.max(1)),
+                if online > 0 { vec![back] } else { Vec::new() },
+            ),
+            step(
+                Act::UnplugDimm { id: id.clone(), memdev: memdev.clone(), slot: dimm.slot },
+                Proof::DimmGone { id },
+                Strength::DriverConfirmed,
+                limits.unplug,
+                Vec::new(),
+            ),
+        ];
+        if !memdev.is_empty() {
+            group.push(delete_backend(&memdev, limits));
+        }
+        self.slots.insert(dimm.slot);
+        self.movable = self.movable.saturating_sub(dimm.size);
+        group
+    }
+
+    /// The lowest number that no device, backend or pending removal has.
+    fn fresh_ids(&mut self) -> (String, String) {
+        loop {
+            let number = self.next;
+            self.next += 1;
+            let (id, memdev) = (format!("{OWN_PREFIX}dimm{number}"), format!("{OWN_PREFIX}mem{number}"));
+            if !self.taken.contains(id.as_str()) && !self.taken.contains(memdev.as_str()) {
+                return (id, memdev);
+            }
+        }
+    }
+
+    fn notes(&self, layout: &Layout) -> Vec<String> {
+        let footing = &self.scene.footing;
+        let mut notes = Vec::new();
+        let adds = layout.moves.iter().any(dimm::is_add);
+        let removes = layout.moves.iter().any(|m| !dimm::is_add(m));
+        if adds && removes {
+            notes.push(
+                "DIMMs are merged: one is added before the ones that it takes the place of are removed"
+                    .into(),
+            );
+        }
+        if removes && footing.needs.is_none() {
+            notes.push(
+                "the guest does not tell how much memory it uses; its blocks are emptied one by one".into(),
+            );
+        }
+        if !adds {
+            return notes;
+        }
+        if !footing.block_is_told {
+            notes.push(format!("the guest does not tell its memory block; {} are assumed", footing.block));
+        }
+        if footing.kernel_free.is_none() {
+            notes.push(format!(
+                "the guest does not tell its free memory; {} are taken as free for the metadata of new memory",
+                self.scene.seen.memory.boot.per(8)
+            ));
+        }
+        if !footing.shows_blocks {
+            let proof = if footing.stats.is_some() { "its balloon driver's count" } else { "QEMU's word" };
+            notes.push(format!("no agent shows the guest's memory blocks; the proof is {proof}"));
+        } else if self.starved {
+            notes.push(format!(
+                "not all new memory is movable: beyond {} parts movable to one part of the kernel's own ({}) the \
+                 kernel would starve; what is not movable may not come out again",
+                self.scene.limits.movable_ratio, self.scene.seen.memory.boot,
+            ));
+        } else if footing.onlines_itself() {
+            notes.push("the guest onlines new memory by itself, in the zone of its own policy".into());
+        } else if !footing.chooses_zone && self.scene.wanted.zone == ZoneWish::Auto {
+            notes.push(
+                "the agent cannot choose the zone of new memory (no guest-file commands); what its kernel uses of it \
+                 may not come out again"
+                    .into(),
+            );
+        }
+        notes
+    }
+}

@@ -1,0 +1,4 @@
+//! What the planner decides, case by case.
+
+mod machine;
+mod steps;
