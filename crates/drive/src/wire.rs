@@ -97,6 +97,11 @@ impl Framer {
             let (line, rest) = stream.split_at(end);
             *stream = &rest[1..];
             if rest[0] == SENTINEL {
+                if let Err(error) = self.keep(line) {
+                    // Told now; the sentinel itself is next.
+                    *stream = rest;
+                    return Some(Err(error));
+                }
                 self.forget();
                 return Some(Ok(Frame::Sentinel));
             }

@@ -27,7 +27,7 @@ impl Stage {
     }
 }
 
-/// The peer's side of a connection.
+/// The peer's side of a connection. Dropping it closes the connection.
 pub(crate) struct Peer {
     reader: BufReader<OwnedReadHalf>,
     writer: OwnedWriteHalf,
@@ -39,17 +39,20 @@ impl Peer {
         Self { reader: BufReader::new(reader), writer }
     }
 
-    /// The next line that the client sent, a leading 0xFF left out.
-    pub(crate) async fn heard(&mut self) -> Value {
+    /// The next line that the client sent, a leading 0xFF left out; `None` when it has closed.
+    pub(crate) async fn hears(&mut self) -> Option<Value> {
         let mut line = Vec::new();
         self.reader.read_until(b'\n', &mut line).await.expect("a line");
+        if line.is_empty() {
+            return None;
+        }
         let line = line.strip_prefix(b"\xff").unwrap_or(&line);
-        serde_json::from_slice(line).expect("a line of JSON")
+        Some(serde_json::from_slice(line).expect("a line of JSON"))
     }
 
     /// The next command that the client sent, which must be this one; its id.
-    pub(crate) async fn heard_command(&mut self, name: &str) -> Value {
-        let command = self.heard().await;
+    pub(crate) async fn hears_command(&mut self, name: &str) -> Value {
+        let command = self.hears().await.expect("a command");
         assert_eq!(command["execute"], name, "{command}");
         command["id"].clone()
     }
@@ -60,5 +63,14 @@ impl Peer {
 
     pub(crate) async fn sends(&mut self, bytes: &[u8]) {
         self.writer.write_all(bytes).await.expect("the client takes it");
+    }
+
+    /// Sends this much of one line that never ends.
+    pub(crate) async fn floods(&mut self, bytes: usize) {
+        let piece = b"[\"0123456789\", ".repeat(8000);
+        self.sends(b"{\"return\": ").await;
+        for _ in 0..bytes.div_ceil(piece.len()) {
+            self.sends(&piece).await;
+        }
     }
 }
