@@ -367,3 +367,14 @@ async fn a_qemu_that_hangs_for_long_is_not_buried_in_calls() {
     assert_eq!(heard, 256 + 1);
     works(&qmp, &mut peer).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_never_answered_gives_its_place_back() {
+    let (qmp, mut peer) = pair().await;
+    for _ in 0..300 {
+        let answer = ask(&qmp, "lost").await;
+        assert!(matches!(answer, Err(QmpError::TimedOut { .. })), "{answer:?}");
+        peer.hears_command("lost").await;
+        works(&qmp, &mut peer).await;
+    }
+}
