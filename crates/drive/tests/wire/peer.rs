@@ -1,11 +1,16 @@
 //! A scripted peer on a real Unix socket: the test plays QEMU or the guest agent by hand, line by line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
+
+/// Longer than any limit that a test gives the client.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A listening socket in a directory of its own.
 pub(crate) struct Stage {
@@ -42,7 +47,9 @@ impl Peer {
     /// The next line that the client sent, a leading 0xFF left out; `None` when it has closed.
     pub(crate) async fn hears(&mut self) -> Option<Value> {
         let mut line = Vec::new();
-        self.reader.read_until(b'\n', &mut line).await.expect("a line");
+        // A client that never speaks fails the test instead of holding it up.
+        let read = timeout(PATIENCE, self.reader.read_until(b'\n', &mut line)).await;
+        read.expect("the client speaks").expect("a line");
         if line.is_empty() {
             return None;
         }
@@ -62,7 +69,8 @@ impl Peer {
     }
 
     pub(crate) async fn sends(&mut self, bytes: &[u8]) {
-        self.writer.write_all(bytes).await.expect("the client takes it");
+        let written = timeout(PATIENCE, self.writer.write_all(bytes)).await;
+        written.expect("the client listens").expect("the client takes it");
     }
 
     /// Sends this much of one line that never ends.
