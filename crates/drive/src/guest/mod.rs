@@ -172,7 +172,7 @@ impl Agent {
     ///
     /// # Errors
     /// Inside, the refusals, as for [`Agent::call`]. Outside, all else: what became of any of the commands is then
-    /// not known, except after `Silent`.
+    /// not known, except after `Silent`. `TooBig` if all answers together are longer than [`LONGEST_ANSWER`].
     pub async fn call_all(
         &mut self,
         calls: &[(&str, Value)],
@@ -190,12 +190,16 @@ impl Agent {
             lines.extend(command_line(command, arguments, None));
         }
         let mut answers = Vec::new();
+        let mut room = LONGEST_ANSWER;
         for (command, _) in calls {
             let Ok(exchange) = timeout_at(until, self.exchange(command, &std::mem::take(&mut lines))).await
             else {
                 return Err(AgentError::TimedOut { command: (*command).to_owned(), after: limit });
             };
-            answers.push(exchange?.map_err(|refused| AgentError::no(command, refused)));
+            let (outcome, bytes) = exchange?;
+            // The bound holds for the whole: many answers of a hostile guest must not add up.
+            room = room.checked_sub(bytes).ok_or_else(|| too_big(command))?;
+            answers.push(outcome.map_err(|refused| AgentError::no(command, refused)));
         }
         self.dirty = false;
         Ok(answers)
@@ -206,18 +210,17 @@ impl Agent {
         self.inlet.held()
     }
 
-    /// Sends what is to be sent and takes the next answer.
-    async fn exchange(&mut self, command: &str, lines: &[u8]) -> Result<Outcome, AgentError> {
+    /// Sends what is to be sent and takes the next answer, with its length in bytes.
+    async fn exchange(&mut self, command: &str, lines: &[u8]) -> Result<(Outcome, usize), AgentError> {
         self.stream.write_all(lines).await.map_err(closed)?;
         let frame = self.inlet.next(&mut self.stream).await.map_err(closed)?.ok_or_else(ended)?;
         match frame {
-            Ok(Frame::Object { members, .. }) => {
-                classify(members).map_err(|why| AgentError::garbled(command, why))
+            Ok(Frame::Object { members, bytes }) => {
+                let outcome = classify(members).map_err(|why| AgentError::garbled(command, why))?;
+                Ok((outcome, bytes))
             }
             Ok(Frame::Sentinel) => Err(AgentError::garbled(command, "it was cut short by a 0xFF byte")),
-            Err(FrameError::TooLong { limit }) => {
-                Err(AgentError::TooBig { command: command.to_owned(), limit })
-            }
+            Err(FrameError::TooLong { .. }) => Err(too_big(command)),
             Err(error @ (FrameError::NotUtf8 { .. } | FrameError::NotObject { .. })) => {
                 Err(AgentError::garbled(command, error.to_string()))
             }
@@ -254,6 +257,10 @@ impl Agent {
             }
         }
     }
+}
+
+fn too_big(command: &str) -> AgentError {
+    AgentError::TooBig { command: command.to_owned(), limit: LONGEST_ANSWER }
 }
 
 fn closed(error: std::io::Error) -> AgentError {

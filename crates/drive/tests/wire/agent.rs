@@ -285,3 +285,50 @@ async fn a_missing_socket_says_so() {
     let error = Agent::connect(&stage.path.with_file_name("none.sock"), LIMIT).await.expect_err("no socket");
     assert!(matches!(error, AgentError::Unreachable(DialError::Missing { .. })), "{error:?}");
 }
+
+const TWO: [(&str, Value); 2] = [("first", Value::Null), ("second", Value::Null)];
+
+#[tokio::test(start_paused = true)]
+async fn commands_made_together_leave_together() {
+    let (mut agent, mut peer) = pair().await;
+    let (answers, ()) = tokio::join!(agent.call_all(&TWO, LIMIT), async {
+        peer.hears_command("first").await;
+        peer.hears_command("second").await;
+        peer.says(json!({"error": {"class": "GenericError", "desc": "no"}})).await;
+        peer.says(json!({"return": 2})).await;
+    });
+    let answers = answers.expect("answered");
+    assert!(
+        matches!(&answers[..], [Err(AgentError::Refused { .. }), Ok(two)] if *two == json!(2)),
+        "{answers:?}"
+    );
+    works(&mut agent, &mut peer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_made_together_of_which_one_is_not_answered_are_unknown() {
+    let (mut agent, mut peer) = pair().await;
+    let (answers, ()) = tokio::join!(agent.call_all(&TWO, LIMIT), async {
+        peer.hears_command("first").await;
+        peer.hears_command("second").await;
+        peer.says(json!({"return": 1})).await;
+    });
+    let Err(AgentError::TimedOut { command, after: LIMIT }) = answers else { panic!("{answers:?}") };
+    assert_eq!(command, "second");
+    peer.says(json!({"return": "late"})).await;
+    works_after_sync(&mut agent, &mut peer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bound_holds_for_all_answers_together() {
+    let (mut agent, mut peer) = pair().await;
+    let (answers, ()) = tokio::join!(agent.call_all(&TWO, LIMIT), async {
+        for _ in 0..2 {
+            peer.says(json!({"return": "x".repeat(LONGEST_ANSWER * 2 / 3)})).await;
+        }
+    });
+    assert!(matches!(answers, Err(AgentError::TooBig { limit: LONGEST_ANSWER, .. })), "{answers:?}");
+    peer.hears_command("first").await;
+    peer.hears_command("second").await;
+    works_after_sync(&mut agent, &mut peer).await;
+}

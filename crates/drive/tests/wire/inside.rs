@@ -219,3 +219,58 @@ async fn a_guest_that_stops_answering_ends_the_read_in_time() {
     assert!(matches!(found, Err(FileError::Agent(AgentError::TimedOut { .. }))), "{found:?}");
     assert!(before.elapsed() < LIMIT + Duration::from_secs(1));
 }
+
+/// A directory of small files in a guest: `/sys/a` and `/sys/b` are there, `/sys/long` is too long, nothing else is.
+fn a_directory(written: &RefCell<Vec<(i64, Vec<u8>)>>) -> impl FnMut(&str, &Value) -> Value {
+    let no = |desc: &str| json!({"error": {"class": "GenericError", "desc": desc}});
+    move |name, arguments| {
+        let handle = arguments["handle"].as_i64().unwrap_or_default();
+        match (name, arguments["path"].as_str(), handle) {
+            ("guest-file-open", Some("/sys/a"), _) => json!({"return": 1}),
+            ("guest-file-open", Some("/sys/b"), _) => json!({"return": 2}),
+            ("guest-file-open", Some("/sys/long"), _) => json!({"return": 3}),
+            ("guest-file-open", _, _) => no("No such file"),
+            ("guest-file-read", _, 3) => json!({"return": {"buf-b64": STANDARD.encode([0; 11])}}),
+            ("guest-file-read", _, _) => {
+                json!({"return": {"buf-b64": STANDARD.encode(format!("file {handle}"))}})
+            }
+            ("guest-file-write", _, _) => {
+                let data = STANDARD.decode(arguments["buf-b64"].as_str().expect("text")).expect("base64");
+                written.borrow_mut().push((handle, data));
+                json!({"return": {"count": 1}})
+            }
+            // The kernel's no to a write shows when the file is closed.
+            ("guest-file-close", _, 2) => no("Invalid argument"),
+            _ => json!({"return": {}}),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_read_together_each_have_their_own_end() {
+    let act = async |agent: &mut Agent| {
+        files::read_each(agent, &["/sys/a", "/sys/none", "/sys/long", "/sys/b"], 10, LIMIT).await
+    };
+    let (found, asked) = against(act, a_directory(&RefCell::default())).await;
+    let found = found.expect("asked");
+    assert_eq!(found[0].as_deref().expect("read"), b"file 1");
+    assert!(matches!(found[1], Err(FileError::Agent(AgentError::Refused { .. }))), "{:?}", found[1]);
+    assert!(matches!(found[2], Err(FileError::TooLong { most: 10, .. })), "{:?}", found[2]);
+    assert_eq!(found[3].as_deref().expect("read"), b"file 2");
+    assert_eq!(asked.iter().filter(|name| *name == "guest-file-close").count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_written_together_each_have_their_own_end() {
+    let written = RefCell::default();
+    let act = async |agent: &mut Agent| {
+        files::write_each(agent, &["/sys/a", "/sys/none", "/sys/b"], b"online", LIMIT).await
+    };
+    let (done, _) = against(act, a_directory(&written)).await;
+    let done = done.expect("asked");
+    assert!(done[0].is_ok(), "{:?}", done[0]);
+    assert!(matches!(done[1], Err(AgentError::Refused { .. })), "{:?}", done[1]);
+    let Err(AgentError::Refused { desc, .. }) = &done[2] else { panic!("{:?}", done[2]) };
+    assert_eq!(desc, "Invalid argument");
+    assert_eq!(written.into_inner(), [(1, b"online".to_vec()), (2, b"online".to_vec())]);
+}
