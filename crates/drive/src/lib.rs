@@ -6,6 +6,7 @@ pub mod guest;
 mod hypervisor;
 pub mod journal;
 pub mod qmp;
+pub mod resize;
 pub mod wire;
 
 pub use hypervisor::{ApplyError, Hypervisor, ObserveError};
