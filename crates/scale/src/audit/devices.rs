@@ -74,7 +74,9 @@ impl Auditor<'_> {
         };
         let (state, takes) = (place.state.clone(), place.driver.clone());
         place.state = VcpuState::Device(id.to_owned());
-        self.require(state == VcpuState::Free, Kind::Vcpu, || format!("the place of {id} is taken"));
+        self.require(state == VcpuState::Free, Kind::Vcpu, || {
+            format!("the place of {id} is not free: {state:?}")
+        });
         self.require(takes == driver, Kind::Vcpu, || {
             format!("{id} is a {driver}, its place takes a {takes}")
         });

@@ -54,6 +54,12 @@ pub(super) struct Place {
     pub(super) state: VcpuState,
 }
 
+impl Place {
+    fn is_taken(&self) -> bool {
+        matches!(self.state, VcpuState::Boot | VcpuState::Device(_))
+    }
+}
+
 impl Ledger {
     pub(super) fn open(seen: &Observed, limits: &Limits) -> Ledger {
         let memory = &seen.memory;
@@ -102,7 +108,7 @@ impl Ledger {
         let held = self.ballooned.unwrap_or_default();
         Sizes {
             memory: (self.balloonable() + virtio).saturating_sub(held),
-            vcpus: self.vcpus.iter().filter(|p| p.state != VcpuState::Free).map(|p| p.count).sum(),
+            vcpus: self.vcpus.iter().filter(|p| p.is_taken()).map(|p| p.count).sum(),
         }
     }
 

@@ -187,6 +187,7 @@ fn a_vcpu_in_a_wrong_place_is_found() {
         },
         &[Kind::Vcpu],
     );
+    found(growth, |s, _| s.vcpus.slots[2].state = VcpuState::Barred("unknown".into()), &[Kind::Vcpu]);
     found(growth, |_, p| p.steps[7].act = Act::OnlineVcpus { count: 4 }, &[Kind::WrongProof, Kind::Vcpu]);
 }
 
