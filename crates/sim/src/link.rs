@@ -1,0 +1,191 @@
+//! A controller's connection to a world: the driver seam.
+
+use crate::chance::Fate;
+use crate::clock::pace;
+use crate::world::World;
+use drive::{ApplyError, Hypervisor, ObserveError};
+use scale::observed::Observed;
+use scale::plan::Act;
+use scale::sight::{BlocksSight, DimmSight, Event, GuestView, Look, Sight};
+use scale::time::Moment;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+/// A connection to a [`World`]. The world outlives it; events that come while nobody is connected are nobody's.
+#[derive(Debug)]
+pub struct Link<'w> {
+    world: &'w mut World,
+}
+
+impl World {
+    /// Connects to this machine.
+    pub fn connect(&mut self) -> Link<'_> {
+        self.events.clear();
+        Link { world: self }
+    }
+}
+
+/// Runs a future over links to its end; nothing where it waits for what never comes: a killed controller. Links never
+/// wait in real time, so one look tells.
+pub fn finish<T>(future: impl Future<Output = T>) -> Option<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+impl Hypervisor for Link<'_> {
+    fn now(&self) -> Moment {
+        self.world.now()
+    }
+
+    async fn observe(&mut self) -> Result<Observed, ObserveError> {
+        self.world.pass(pace::MONITOR);
+        self.world.reachable()?;
+        Ok(self.world.observed())
+    }
+
+    async fn look(&mut self, look: &Look) -> Result<Sight, ObserveError> {
+        self.world.pass(pace::MONITOR);
+        self.world.reachable()?;
+        Ok(self.world.look(look))
+    }
+
+    async fn apply(&mut self, act: &Act, until: Moment) -> Result<(), ApplyError> {
+        self.world.send(act, until)
+    }
+
+    async fn watch(&mut self, until: Moment) -> Option<Event> {
+        loop {
+            if let Some(event) = self.world.events.pop_front() {
+                return Some(event);
+            }
+            if let Some(why) = self.world.gone() {
+                return Some(Event::Gone { why: why.to_owned() });
+            }
+            let Some(what) = self.world.clock.next_by(until) else { break };
+            self.world.happen(what);
+        }
+        let rest = until.since(self.world.now());
+        self.world.pass(rest);
+        None
+    }
+}
+
+impl World {
+    fn reachable(&self) -> Result<(), ObserveError> {
+        self.gone().map_or(Ok(()), |why| Err(ObserveError::Unreachable(why.to_owned())))
+    }
+
+    /// Sends one act; what befalls it on the way is chance's.
+    fn send(&mut self, act: &Act, until: Moment) -> Result<(), ApplyError> {
+        self.pass(pace::MONITOR);
+        if let Some(why) = self.gone() {
+            return Err(ApplyError::Unknown(why.to_owned()));
+        }
+        let fate = self.faults.fate(&mut self.chance);
+        let answer = match fate {
+            Fate::Refused => Err(ApplyError::Refused("the monitor is not in the mood".into())),
+            Fate::Lost => Err(ApplyError::Unknown("no answer".into())),
+            Fate::Goes | Fate::Unanswered => self.do_act(act, until),
+        };
+        self.note(format!("{fate:?}: {act}: {answer:?}"));
+        if !matches!(fate, Fate::Lost | Fate::Unanswered) {
+            return answer;
+        }
+        let rest = until.since(self.now());
+        self.pass(rest);
+        Err(ApplyError::Unknown("no answer".into()))
+    }
+
+    fn do_act(&mut self, act: &Act, until: Moment) -> Result<(), ApplyError> {
+        let said = match act {
+            Act::CreateBackend { memdev, size, backing } => self.object_add(memdev, *size, backing),
+            Act::DeleteBackend { memdev } => self.object_del(memdev),
+            Act::PlugDimm { id, memdev, slot, node, addr } => {
+                self.plug_dimm(&crate::qemu::Plug { id, memdev, slot: *slot, node: *node, addr: *addr })
+            }
+            Act::UnplugDimm { id, .. } => self.unplug_dimm(id),
+            Act::ResizeVirtioMem { id, from, to } => self
+                .unmoved("requested-size", self.requested(id), *from, *to)
+                .and_then(|()| self.request_virtio_mem(id, *to)),
+            Act::SettleVirtioMem { id } => match self.qemu.virtio_mem.iter().find(|v| v.id == *id) {
+                Some(device) => self.request_virtio_mem(id, device.size),
+                None => Err(format!("Device '{id}' not found")),
+            },
+            Act::SetBalloon { from, to } => self
+                .unmoved("the balloon", self.qemu.balloon_actual(), *from, *to)
+                .and_then(|()| self.set_balloon(*to)),
+            Act::PlugVcpu { id, driver, props } => self.plug_vcpu(id, driver, props),
+            Act::UnplugVcpu { id } => self.unplug_vcpu(id),
+            Act::AwaitOnline { .. } => Ok(()),
+            Act::OnlineBlocks { .. } | Act::OfflineBlocks { .. } | Act::OnlineVcpus { .. } => {
+                return self.send_to_agent(act, until);
+            }
+        };
+        said.map_err(ApplyError::Refused)
+    }
+
+    fn requested(&self, id: &str) -> Option<scale::units::Bytes> {
+        self.qemu.virtio_mem.iter().find(|v| v.id == id).map(|v| v.requested)
+    }
+
+    /// An act that starts from a value is not sent where that has changed, unless it is done already.
+    fn unmoved(
+        &self,
+        what: &str,
+        now: Option<scale::units::Bytes>,
+        from: scale::units::Bytes,
+        to: scale::units::Bytes,
+    ) -> Result<(), String> {
+        match now {
+            Some(now) if now != from && now != to => {
+                Err(format!("{what} is at {now}, not at {from}: somebody else has changed it"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn look(&mut self, look: &Look) -> Sight {
+        match look {
+            Look::Backend(memdev) => Sight::Backend(self.qemu.backends.contains_key(memdev)),
+            Look::Dimm(id) => Sight::Dimm(self.look_at_dimm(id, true)),
+            Look::DimmDevice(id) => Sight::Dimm(self.look_at_dimm(id, false)),
+            Look::VirtioMem(id) => {
+                Sight::VirtioMem(self.qemu.said_virtio_mem().into_iter().find(|v| v.id == *id))
+            }
+            Look::Blocks(device) => {
+                let known = self.qemu.blocks_of(device, self.guest.block).is_some();
+                Sight::Blocks(known.then(|| self.ask_for_blocks(device)))
+            }
+            Look::GuestTotal => Sight::GuestTotal(self.balloon_stats().map(|s| s.total)),
+            Look::Balloon => Sight::Balloon(self.qemu.balloon_actual()),
+            Look::Vcpu(id) => {
+                let plugged = self.qemu.places.iter().any(|p| p.device() == Some(id));
+                Sight::Vcpu { plugged, guest: self.ask("guest-get-vcpus", World::said_vcpus) }
+            }
+            Look::VcpuDevice(id) => {
+                let plugged = self.qemu.places.iter().any(|p| p.device() == Some(id));
+                Sight::Vcpu { plugged, guest: GuestView::Unasked("it was not to be asked".into()) }
+            }
+            Look::Vcpus => Sight::Vcpus(self.ask("guest-get-vcpus", World::said_vcpus)),
+        }
+    }
+
+    fn look_at_dimm(&mut self, id: &str, ask_guest: bool) -> Option<DimmSight> {
+        let device = self.qemu.said_dimms().into_iter().find(|d| d.id == id)?;
+        let guest = match ask_guest {
+            true => self.ask_for_blocks(id),
+            false => GuestView::Unasked("it was not to be asked".into()),
+        };
+        Some(DimmSight { device, guest })
+    }
+
+    fn ask_for_blocks(&mut self, device: &str) -> GuestView<BlocksSight> {
+        self.ask("guest-get-memory-blocks", |world| BlocksSight {
+            block: world.guest.block,
+            covers: world.qemu.blocks_of(device, world.guest.block).map_or(0, |r| r.end - r.start),
+            blocks: world.said_blocks(device).unwrap_or_default(),
+        })
+    }
+}
