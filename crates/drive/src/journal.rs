@@ -9,6 +9,7 @@ use scale::history::History;
 use scale::run::Record;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Where a machine's records go.
@@ -110,6 +111,26 @@ impl FileJournal {
         }
     }
 
+    /// The process that holds the journal of machine `key` in `dir`, if one does and the system tells.
+    pub fn holder(dir: &Path, key: &str) -> Result<Option<u32>, JournalError> {
+        let path = journal_path(dir, key);
+        let io = |source| JournalError::Io { path: path.clone(), source };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(io(source)),
+        };
+        let inode = file.metadata().map_err(io)?.ino();
+        let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+        let Some(process) = locks.lines().find_map(|line| locker(line, inode)) else { return Ok(None) };
+        // Another file system may have a locked file of the same number. Only then is the lock tried, for a moment:
+        // trying always could turn away a controller that starts in that moment.
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(Some(process)),
+            Ok(()) | Err(_) => Ok(None),
+        }
+    }
+
     /// Keeps only the last report, where nothing else in the journal matters any more.
     fn shorten(&mut self) -> Result<(), JournalError> {
         let Some(report) = self.history.report().cloned() else { return Ok(()) };
@@ -194,6 +215,15 @@ fn journal_path(dir: &Path, key: &str) -> PathBuf {
     dir.join(format!("{name}.journal"))
 }
 
+/// The process that holds an exclusive flock(2) on inode `inode`, if this line of `/proc/locks` says so:
+/// `1: FLOCK  ADVISORY  WRITE 4242 fe:01:131073 0 EOF` (proc_locks(5)).
+fn locker(line: &str, inode: u64) -> Option<u32> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [_, "FLOCK", _, "WRITE", process, place, ..] = words.as_slice() else { return None };
+    let number: u64 = place.rsplit(':').next()?.parse().ok()?;
+    process.parse().ok().filter(|_| number == inode)
+}
+
 /// The whole records in `bytes` and the length that they take.
 fn parse(bytes: &[u8], path: &Path) -> Result<(Vec<Record>, u64), JournalError> {
     let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
@@ -249,8 +279,25 @@ mod tests {
         let first = FileJournal::open(dir.path(), "vm").unwrap();
         assert!(matches!(FileJournal::open(dir.path(), "vm"), Err(JournalError::Held { .. })));
         assert!(FileJournal::open(dir.path(), "another").is_ok());
+        assert_eq!(FileJournal::holder(dir.path(), "vm").unwrap(), Some(std::process::id()));
         drop(first);
+        assert_eq!(FileJournal::holder(dir.path(), "vm").unwrap(), None);
+        assert_eq!(FileJournal::holder(dir.path(), "unknown").unwrap(), None);
         assert!(FileJournal::open(dir.path(), "vm").is_ok());
+    }
+
+    #[test]
+    fn only_an_exclusive_lock_on_this_file_has_a_holder() {
+        assert_eq!(locker("1: FLOCK  ADVISORY  WRITE 4242 fe:01:131073 0 EOF", 131_073), Some(4242));
+        for other in [
+            "1: FLOCK  ADVISORY  WRITE 4242 fe:01:31073 0 EOF",
+            "1: FLOCK  ADVISORY  READ 4242 fe:01:131073 0 EOF",
+            "1: -> FLOCK  ADVISORY  WRITE 4242 fe:01:131073 0 EOF",
+            "2: POSIX  ADVISORY  WRITE 4242 fe:01:131073 0 EOF",
+            "",
+        ] {
+            assert_eq!(locker(other, 131_073), None, "{other}");
+        }
     }
 
     #[test]
