@@ -22,6 +22,8 @@ mod apt;
 mod cache;
 mod cpio;
 mod elf;
+mod eventually;
+mod facts;
 mod image;
 mod kernel;
 mod machine;
@@ -36,6 +38,8 @@ mod witness;
 
 pub use accel::Accel;
 pub use cache::{Cache, Lock};
+pub use eventually::eventually;
+pub use facts::{Block, Touched};
 pub use image::Image;
 pub use machine::Machine;
 pub use qemu::{Absent, Qemu};

@@ -4,14 +4,17 @@
 //! will not repeat one: a request without a right answer in its time is lost.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::witness::lock;
 
 /// One request each.
 const BEAT: Duration = Duration::from_millis(25);
@@ -23,46 +26,61 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const UNANSWERED: usize = 256;
 
 /// What a client of the service saw.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServiceReport {
     /// Requests sent.
     pub asked: u64,
     /// Requests that got the right answer in time.
     pub answered: u64,
-    /// Requests that did not, with the first reason.
+    /// Requests that did not.
     pub lost: u64,
     /// Why the first of the lost ones was.
     pub first_loss: Option<String>,
-    /// The longest time between two answers that follow each other, or between the start or the end and one.
+    /// The longest time from one answer to the next. The start counts as an answer, and so does the end if any
+    /// request was lost.
     pub longest_gap: Duration,
 }
 
-/// A client at work. Dropped, it stops and tells nothing.
+/// A client at work. Dropped, it stops.
 #[derive(Debug)]
 pub struct Service {
     stop: oneshot::Sender<()>,
-    client: JoinHandle<ServiceReport>,
+    client: JoinHandle<()>,
+    tally: Arc<Mutex<Tally>>,
 }
 
 impl Service {
     pub(crate) fn watch(address: SocketAddr) -> Self {
         let (stop, stopped) = oneshot::channel();
-        Self { stop, client: tokio::spawn(client(address, stopped)) }
+        let tally = Arc::new(Mutex::new(Tally::new(Instant::now())));
+        Self { stop, client: tokio::spawn(client(address, stopped, tally.clone())), tally }
     }
 
-    /// Sends no more, waits for what is still unanswered, and reports.
+    /// What it saw until now; what is neither answered nor lost is under way.
+    #[must_use]
+    pub fn so_far(&self) -> ServiceReport {
+        lock(&self.tally).report.clone()
+    }
+
+    /// Sends no more, waits for what is under way, and reports.
     ///
     /// # Panics
     /// If the client's task did.
     pub async fn finish(self) -> ServiceReport {
         // A client that has ended needs no telling.
         let _ = self.stop.send(());
-        self.client.await.expect("the client's task does not panic")
+        self.client.await.expect("the client's task does not panic");
+        let mut tally = lock(&self.tally);
+        let gap = tally.last_answer.elapsed();
+        // The last answer is at most a request's patience old; only a service that fell silent has a gap to add.
+        if tally.report.lost > 0 {
+            tally.report.longest_gap = tally.report.longest_gap.max(gap);
+        }
+        tally.report.clone()
     }
 }
 
-async fn client(address: SocketAddr, mut stopped: oneshot::Receiver<()>) -> ServiceReport {
-    let mut tally = Tally::new(Instant::now());
+async fn client(address: SocketAddr, mut stopped: oneshot::Receiver<()>, tally: Arc<Mutex<Tally>>) {
     let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut open = JoinSet::new();
@@ -70,18 +88,18 @@ async fn client(address: SocketAddr, mut stopped: oneshot::Receiver<()>) -> Serv
         tokio::select! {
             _ = &mut stopped => break,
             _ = beat.tick(), if open.len() < UNANSWERED => {
-                tally.report.asked += 1;
+                lock(&tally).report.asked += 1;
                 open.spawn(async move { (ask(address, PATIENCE).await, Instant::now()) });
             }
-            Some(done) = open.join_next() => tally.note(done),
+            Some(done) = open.join_next() => lock(&tally).note(done),
         }
     }
     while let Some(done) = open.join_next().await {
-        tally.note(done);
+        lock(&tally).note(done);
     }
-    tally.report
 }
 
+#[derive(Debug)]
 struct Tally {
     report: ServiceReport,
     last_answer: Instant,
@@ -89,12 +107,10 @@ struct Tally {
 
 impl Tally {
     fn new(start: Instant) -> Self {
-        let report =
-            ServiceReport { asked: 0, answered: 0, lost: 0, first_loss: None, longest_gap: Duration::ZERO };
-        Self { report, last_answer: start }
+        Self { report: ServiceReport::default(), last_answer: start }
     }
 
-    fn note(&mut self, done: Result<(Result<()>, Instant), tokio::task::JoinError>) {
+    fn note(&mut self, done: Result<(Result<()>, Instant), JoinError>) {
         let report = &mut self.report;
         match done {
             Ok((Ok(()), at)) => {
