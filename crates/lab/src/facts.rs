@@ -88,7 +88,7 @@ impl Witness {
         let write = format!(
             "set -e; dd if=/dev/urandom of={name}.seed bs=64k count=64 2> /dev/null; i=0; \
              {{ while [ $i -lt {whole} ]; do cat {name}.seed; i=$((i + 1)); done; head -c {rest} {name}.seed; }} > {name}; \
-             rm {name}.seed; md5sum < {name}"
+             rm {name}.seed; crc32 {name}"
         );
         let sum = self.shell(&write, time_for(size)).await?.ok()?;
         Ok(Touched { file: name, size, sum })
@@ -99,7 +99,7 @@ impl Witness {
     /// # Errors
     /// The guest did not answer.
     pub async fn intact(&self, touched: &Touched) -> Result<bool> {
-        let sum = self.shell(&format!("md5sum < {}", touched.file), time_for(touched.size)).await?.ok()?;
+        let sum = self.shell(&format!("crc32 {}", touched.file), time_for(touched.size)).await?.ok()?;
         Ok(sum == touched.sum)
     }
 
