@@ -6,8 +6,8 @@ use crate::observed::{Accel, Backing, DimmKind, GuestFacts, Version};
 use crate::plan::{OWN_PREFIX, Zone};
 use crate::units::Bytes;
 
-/// The first QEMU that is known to survive a DIMM added after a vCPU was removed, under TCG.
-const TCG_MENDED: Version = Version(10, 0, 0);
+/// Up to here QEMU is taken to die of a DIMM added after a vCPU was removed, under TCG: seen with 7.2, not with 10.0.
+const TCG_MENDED: Version = Version(8, 0, 0);
 /// The smallest memory block of Linux on the architectures that have DIMMs (arch/x86/mm/init_64.c,
 /// arch/arm64/include/asm/sparsemem.h; 6.1).
 const SMALLEST_BLOCK: Bytes = Bytes::mib(128);
@@ -164,7 +164,8 @@ impl Auditor<'_> {
             return;
         };
         let sticks = self.ledger.sticks.iter().filter_map(|s| s.addr.map(|a| (s.id.clone(), a, s.size)));
-        let virtio = self.ledger.virtio_mem.iter().map(|v| (v.id.clone(), v.addr, v.max));
+        let virtio =
+            self.ledger.virtio_mem.iter().map(|v| (v.device.id.clone(), v.device.addr, v.device.max));
         let met = sticks.chain(virtio).find(|(_, a, s)| addr < a.saturating_add(s.get()) && *a < end);
         if let Some((other, ..)) = met {
             self.find(Kind::Address, format!("{id} at {addr:#x} meets '{other}'"));
@@ -213,7 +214,9 @@ impl Auditor<'_> {
         });
         self.ledger.lose(stick.in_use);
         self.keeps_what_it_uses();
-        self.ledger.backends.push(Spare { id: stick.memdev, size: stick.size, by: self.at });
+        if !stick.memdev.is_empty() {
+            self.ledger.backends.push(Spare { id: stick.memdev, size: stick.size, by: self.at });
+        }
     }
 
     /// Brings a device's memory into use: `zone` is absent where the guest is waited for.
@@ -228,7 +231,10 @@ impl Auditor<'_> {
                 format!("the agent cannot online {device} as movable: it has neither files nor exec")
             });
         }
-        if self.ledger.virtio_mem.iter().any(|v| v.id == device) {
+        if let Some(stretch) = self.ledger.virtio_mem.iter_mut().find(|v| v.device.id == device) {
+            let gained = stretch.device.size.saturating_sub(stretch.in_use);
+            stretch.in_use = stretch.device.size;
+            self.ledger.gain(gained);
             return;
         }
         let Some(stick) = self.ledger.stick(device) else {
@@ -280,6 +286,6 @@ impl Auditor<'_> {
 }
 
 /// True if the agent can change the state of memory blocks, by its own command or by files or programs.
-fn can_switch_blocks(facts: &GuestFacts) -> bool {
+pub(super) fn can_switch_blocks(facts: &GuestFacts) -> bool {
     facts.can("guest-set-memory-blocks") || facts.can_write_files() || facts.can("guest-exec")
 }

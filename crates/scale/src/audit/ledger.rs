@@ -1,7 +1,9 @@
 //! The auditor's own account of the machine. It records; the rules are in the files beside it.
 
 use crate::limits::Limits;
-use crate::observed::{Dimm, DimmKind, GuestFacts, MemInfo, Observed, VcpuProps, VcpuState, VirtioMem};
+use crate::observed::{
+    Dimm, DimmKind, GuestFacts, MemInfo, Observed, VcpuProps, VcpuState, VirtioMem, blocks_of,
+};
 use crate::plan::Sizes;
 use crate::units::Bytes;
 
@@ -10,7 +12,7 @@ pub(super) struct Ledger {
     pub(super) boot: Bytes,
     pub(super) sticks: Vec<Stick>,
     pub(super) backends: Vec<Spare>,
-    pub(super) virtio_mem: Vec<VirtioMem>,
+    pub(super) virtio_mem: Vec<Stretch>,
     /// What the balloon holds, where there is one.
     pub(super) ballooned: Option<Bytes>,
     pub(super) vcpus: Vec<Place>,
@@ -35,6 +37,13 @@ pub(super) struct Stick {
     pub(super) in_use: Bytes,
     /// The group that plugged it, until the group brings it into use too.
     pub(super) unused_by: Option<(usize, u32)>,
+}
+
+/// One virtio-mem device.
+pub(super) struct Stretch {
+    pub(super) device: VirtioMem,
+    /// How much of it the guest may be using.
+    pub(super) in_use: Bytes,
 }
 
 /// A backend without a device.
@@ -74,7 +83,7 @@ impl Ledger {
                 .iter()
                 .map(|b| Spare { id: b.id.clone(), size: b.size, by: None })
                 .collect(),
-            virtio_mem: memory.virtio_mem.clone(),
+            virtio_mem: memory.virtio_mem.iter().map(|v| Stretch::of(v, heard)).collect(),
             ballooned: memory.balloon.map(|b| (memory.boot + dimms).saturating_sub(b.actual)),
             vcpus: seen
                 .vcpus
@@ -104,7 +113,7 @@ impl Ledger {
     }
 
     pub(super) fn sizes(&self) -> Sizes {
-        let virtio: Bytes = self.virtio_mem.iter().map(|v| v.size).sum();
+        let virtio: Bytes = self.virtio_mem.iter().map(|v| v.device.size).sum();
         let held = self.ballooned.unwrap_or_default();
         Sizes {
             memory: (self.balloonable() + virtio).saturating_sub(held),
@@ -115,7 +124,7 @@ impl Ledger {
     /// What QEMU counts against `maxmem`: all DIMMs, NVDIMMs too, and virtio-mem devices with their whole region.
     pub(super) fn against_ceiling(&self) -> Bytes {
         let sticks: Bytes = self.sticks.iter().map(|s| s.size).sum();
-        self.boot + sticks + self.virtio_mem.iter().map(|v| v.max).sum()
+        self.boot + sticks + self.virtio_mem.iter().map(|v| v.device.max).sum()
     }
 
     /// The DIMM of this id: the newest, where a broken plan makes two.
@@ -126,8 +135,12 @@ impl Ledger {
     /// True if a device of this id exists, as far as the observation tells.
     pub(super) fn has_device(&self, id: &str) -> bool {
         self.sticks.iter().any(|s| s.id == id)
-            || self.virtio_mem.iter().any(|v| v.id == id)
+            || self.is_virtio_mem(id)
             || self.vcpus.iter().any(|p| matches!(&p.state, VcpuState::Device(d) if d == id))
+    }
+
+    pub(super) fn is_virtio_mem(&self, id: &str) -> bool {
+        self.virtio_mem.iter().any(|v| v.device.id == id)
     }
 
     pub(super) fn gain(&mut self, memory: Bytes) {
@@ -148,18 +161,28 @@ impl Stick {
             slot: dimm.slot,
             size: dimm.size,
             addr: Some(dimm.addr),
-            in_use: match (dimm.kind, heard.and_then(|h| h.block.map(|b| (h, b)))) {
-                (DimmKind::Nvdimm, _) => Bytes::ZERO,
-                (DimmKind::Dimm, None) => dimm.size,
-                (DimmKind::Dimm, Some((facts, block))) => {
-                    let range = dimm.blocks(block);
-                    let online = facts.blocks.iter().filter(|b| range.contains(&b.index) && b.online).count();
-                    block.times(online as u64).min(dimm.size)
-                }
+            in_use: match dimm.kind {
+                DimmKind::Nvdimm => Bytes::ZERO,
+                DimmKind::Dimm => in_use(heard, dimm.addr, dimm.size, dimm.size),
             },
             unused_by: None,
         }
     }
+}
+
+impl Stretch {
+    fn of(device: &VirtioMem, heard: Option<&GuestFacts>) -> Stretch {
+        Stretch { device: device.clone(), in_use: in_use(heard, device.addr, device.max, device.size) }
+    }
+}
+
+/// How much of `size` bytes, somewhere in the range of `span` bytes from `addr`, the guest has online; all, where it
+/// does not tell.
+fn in_use(heard: Option<&GuestFacts>, addr: u64, span: Bytes, size: Bytes) -> Bytes {
+    let Some((facts, block)) = heard.and_then(|h| h.block.map(|b| (h, b))) else { return size };
+    let range = blocks_of(addr, span, block);
+    let online = facts.blocks.iter().filter(|b| range.contains(&b.index) && b.online).count();
+    block.times(online as u64).min(size)
 }
 
 /// The guest's own figures: from the agent, else from a balloon driver that answered lately.

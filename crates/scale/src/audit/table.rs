@@ -1,5 +1,6 @@
 //! What belongs to each act: the proof that shows it, how strong that can be, and the way back.
 
+use super::dimms::can_switch_blocks;
 use super::{Auditor, Kind};
 use crate::observed::Observed;
 use crate::plan::{Act, Proof, Step, Strength};
@@ -8,7 +9,7 @@ impl Auditor<'_> {
     pub(super) fn table(&mut self, step: &Step) {
         let virtio_mem = match &step.act {
             Act::OnlineBlocks { device, .. } | Act::AwaitOnline { device } => {
-                self.ledger.virtio_mem.iter().any(|v| v.id == *device)
+                self.ledger.is_virtio_mem(device)
             }
             Act::CreateBackend { .. }
             | Act::DeleteBackend { .. }
@@ -30,9 +31,34 @@ impl Auditor<'_> {
         self.require(step.strength <= most, Kind::Overclaimed, || {
             format!("the proof is called {} and can be {most} at most", step.strength)
         });
-        self.require(leads_back(&step.undo, &step.act, virtio_mem), Kind::WrongUndo, || {
+        let owed = self.owes(step);
+        self.require(leads_back(&step.undo, &step.act, owed), Kind::WrongUndo, || {
             format!("{:?} is not the way back from {:?}", step.undo, step.act)
         });
+    }
+
+    /// True where an act on a DIMM's blocks must be taken back if its group breaks: blocks of a DIMM that this group
+    /// plugged, which is to be unplugged then, and blocks that were in use.
+    fn owes(&mut self, step: &Step) -> bool {
+        let can = self.seen.guest.heard().is_some_and(can_switch_blocks);
+        match &step.act {
+            Act::OnlineBlocks { device, .. } => {
+                let stick = self.ledger.stick(device);
+                can && stick.is_some_and(|s| s.unused_by.is_some_and(|(_, by)| by == step.group))
+            }
+            Act::OfflineBlocks { device } => self.ledger.stick(device).is_some_and(|s| !s.in_use.is_zero()),
+            Act::CreateBackend { .. }
+            | Act::DeleteBackend { .. }
+            | Act::PlugDimm { .. }
+            | Act::UnplugDimm { .. }
+            | Act::AwaitOnline { .. }
+            | Act::ResizeVirtioMem { .. }
+            | Act::SettleVirtioMem { .. }
+            | Act::SetBalloon { .. }
+            | Act::PlugVcpu { .. }
+            | Act::UnplugVcpu { .. }
+            | Act::OnlineVcpus { .. } => false,
+        }
     }
 
     /// The number of vCPUs that the guest must show counts the new one, and none that will not be there.
@@ -96,8 +122,9 @@ fn strongest(proof: &Proof, seen: &Observed) -> Strength {
     }
 }
 
-/// True if these acts, in this order, take that act back. What has no way back must name none.
-fn leads_back(undo: &[Act], act: &Act, virtio_mem: bool) -> bool {
+/// True if these acts, in this order, take that act back. What has no way back must name none, and what may be left as
+/// it is may name none where none is owed.
+fn leads_back(undo: &[Act], act: &Act, owed: bool) -> bool {
     match act {
         Act::CreateBackend { memdev, .. } => {
             matches!(undo, [Act::DeleteBackend { memdev: back }] if back == memdev)
@@ -109,18 +136,16 @@ fn leads_back(undo: &[Act], act: &Act, virtio_mem: bool) -> bool {
             }
             _other_ways => false,
         },
-        Act::OnlineBlocks { .. } | Act::AwaitOnline { .. } if virtio_mem => undo.is_empty(),
-        Act::OnlineBlocks { device, .. } => {
-            matches!(undo, [Act::OfflineBlocks { device: back }] if back == device)
-        }
-        Act::AwaitOnline { device } => match undo {
-            [] => true,
+        Act::OnlineBlocks { device, .. } | Act::AwaitOnline { device } => match undo {
+            [] => !owed,
             [Act::OfflineBlocks { device: back }] => back == device,
             _other_ways => false,
         },
-        Act::OfflineBlocks { device } => {
-            matches!(undo, [Act::OnlineBlocks { device: back, .. }] if back == device)
-        }
+        Act::OfflineBlocks { device } => match undo {
+            [] => !owed,
+            [Act::OnlineBlocks { device: back, .. }] => back == device,
+            _other_ways => false,
+        },
         Act::ResizeVirtioMem { id, .. } => {
             matches!(undo, [Act::SettleVirtioMem { id: back }] if back == id)
         }
