@@ -189,9 +189,11 @@ impl Proof {
             ),
             (Proof::BlocksOnline { whole, .. }, Sight::Blocks(Some(view))) => blocks_online(view, *whole),
             (Proof::BlocksOffline { .. }, Sight::Blocks(Some(view))) => blocks_offline(view),
-            (Proof::BlocksOnline { .. } | Proof::BlocksOffline { .. }, Sight::Blocks(None)) => {
+            (Proof::BlocksOnline { .. }, Sight::Blocks(None)) => {
                 NotYet("QEMU does not list the device".into())
             }
+            // What is not there has no block online: the undo of a plug that QEMU refused passes by here.
+            (Proof::BlocksOffline { .. }, Sight::Blocks(None)) => Judgement::Holds(DeviceOnly),
             (Proof::VirtioMemSize { size, .. }, Sight::VirtioMem(Some(device))) => holds_if(
                 device.size == *size,
                 DriverConfirmed,

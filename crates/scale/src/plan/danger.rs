@@ -149,7 +149,7 @@ pub(super) fn shrink(scene: &Scene<'_>, delta: Delta, asked: Bytes) -> Option<Ob
             when: When::NotNow,
             reason: format!(
                 "the guest needs {} and a margin, {floor} in all",
-                scene.footing.needs.unwrap_or(Bytes::ZERO)
+                scene.footing.needs.unwrap_or(Bytes::ZERO).round_up(Bytes::mib(1))
             ),
             way_out: smallest_safe(scene, floor),
         }),

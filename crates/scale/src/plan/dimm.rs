@@ -10,6 +10,7 @@ use super::resolve::Delta;
 use super::{Obstacle, When};
 use crate::observed::{Backing, Dimm, DimmKind, PendingDevice};
 use crate::units::Bytes;
+use crate::wanted::Mechanism;
 
 /// Regions of a vhost backend that boot memory takes on a PC: below 640 KiB, above 1 MiB, above 4 GiB, and one for what
 /// firmware cuts out (hw/i386/pc.c, QEMU 7.2 and 10.0).
@@ -26,28 +27,23 @@ pub(super) fn unit(scene: &Scene<'_>) -> Bytes {
     scene.footing.block.max(memory.alignment).max(page)
 }
 
-/// Adds or takes `delta` by DIMMs. `nodes` is the memory of each node once virtio-mem has done its part.
-pub(super) fn plan(scene: &Scene<'_>, delta: Delta, nodes: Vec<(u32, Bytes)>) -> Part {
+/// The machine once virtio-mem has done its part.
+pub(super) struct Before {
+    /// Id and memory of each node.
+    pub(super) nodes: Vec<(u32, Bytes)>,
+    /// What is hot-plugged.
+    pub(super) hotplugged: Bytes,
+}
+
+/// Adds or takes `delta` by DIMMs.
+pub(super) fn plan(scene: &Scene<'_>, delta: Delta, before: Before) -> Part {
     let mut part = Part::default();
-    let bay = match delta {
-        Delta::Grow(by) if by.is_zero() => return part,
-        Delta::Shrink(by) if by.is_zero() => return part,
-        Delta::Grow(by) => {
-            if let Some(obstacle) = cannot_ever_grow(scene, by) {
-                part.obstacles.push(obstacle);
-                return part;
-            }
-            bay(scene, nodes)
-        }
-        Delta::Shrink(_) => bay(scene, nodes),
+    let obstacle = match delta {
+        Delta::Grow(by) | Delta::Shrink(by) if by.is_zero() => return part,
+        Delta::Grow(by) => cannot_ever_grow(scene, by),
+        Delta::Shrink(_) => cannot_shrink(scene),
     };
-    if let Delta::Shrink(_) = delta
-        && let Some(obstacle) = cannot_shrink(scene)
-    {
-        part.obstacles.push(obstacle);
-        return part;
-    }
-    match fitting(scene, bay, delta) {
+    match obstacle.map_or_else(|| fitting(scene, before, delta), Err) {
         Ok((layout, steps)) => {
             part = steps;
             part.peak = layout.peak;
@@ -55,30 +51,65 @@ pub(super) fn plan(scene: &Scene<'_>, delta: Delta, nodes: Vec<(u32, Bytes)>) ->
         }
         Err(obstacle) => part.obstacles.push(obstacle),
     }
-    if let Some(obstacle) = balloon_is_inflated(scene) {
-        part.obstacles.push(obstacle);
-    }
+    part.obstacles.extend(balloon_is_inflated(scene));
     part
 }
 
-/// The layout and its steps, with DIMMs small enough for the guest to find their metadata.
-fn fitting(scene: &Scene<'_>, mut bay: Bay, delta: Delta) -> Result<(Layout, Part), Obstacle> {
+/// The layout and its steps, with DIMMs small enough for the guest to find their metadata and for the gaps between
+/// the devices.
+fn fitting(scene: &Scene<'_>, before: Before, delta: Delta) -> Result<(Layout, Part), Obstacle> {
     let node = scene.wanted.node;
+    let mut bay = bay(scene, before.nodes);
+    let going = going_anyway(scene);
     loop {
         let layout = match delta {
-            Delta::Grow(by) => bay.grow(by, node),
-            Delta::Shrink(by) => bay.shrink(by, node),
-        };
-        let layout = layout.map_err(|none| no_layout(scene, &bay, delta, none))?;
-        match place::steps(scene, &layout) {
+            Delta::Grow(by) => bay.grow(by, node).map_err(|none| no_layout(scene, &bay, delta, none)),
+            Delta::Shrink(by) => shrink(scene, &bay, by, &going),
+        }?;
+        match place::steps(scene, &layout, before.hotplugged) {
             Ok(part) => return Ok((layout, part)),
-            Err(place::NoPlace::Metadata(obstacle)) if bay.piece <= bay.unit => return Err(obstacle),
-            Err(place::NoPlace::Metadata(_)) => {
-                bay.piece = bay.piece.per(2).round_down(bay.unit).max(bay.unit);
+            Err(place::NoPlace::TooLarge(obstacle)) if bay.piece <= bay.unit => return Err(obstacle),
+            Err(place::NoPlace::TooLarge(_)) => {
+                let largest = layout.moves.iter().map(Move::added).max().unwrap_or(bay.piece);
+                bay.piece = largest.min(bay.piece).per(2).round_down(bay.unit).max(bay.unit);
             }
             Err(place::NoPlace::Zone(obstacle)) => return Err(obstacle),
         }
     }
+}
+
+/// A shrink takes first what the guest was asked for earlier and may still give: otherwise it would end below the size
+/// asked for when the guest does.
+fn shrink(scene: &Scene<'_>, bay: &Bay, by: Bytes, going: &[usize]) -> Result<Layout, Obstacle> {
+    let sum: Bytes = going.iter().map(|nth| scene.seen.memory.dimms[*nth].size).sum();
+    let Some(rest) = by.checked_sub(sum) else {
+        let ids: Vec<&str> = pending(scene).collect();
+        return Err(Obstacle {
+            when: When::NotNow,
+            reason: format!(
+                "the removal of {} ({sum}) is still asked of the guest, which may grant it",
+                ids.join(", ")
+            ),
+            way_out: format!(
+                "ask for --memory {} or less, or wait until the guest has answered",
+                exact(scene.from.memory.saturating_sub(sum))
+            ),
+        });
+    };
+    let mut layout = if rest.is_zero() {
+        Layout { moves: Vec::new(), dip: Bytes::ZERO, peak: Bytes::ZERO }
+    } else {
+        let layout = bay.shrink(rest, scene.wanted.node);
+        layout.map_err(|none| no_layout(scene, bay, Delta::Shrink(rest), none))?
+    };
+    layout.moves.splice(0..0, going.iter().map(|nth| Move::Remove { stick: *nth }));
+    Ok(layout)
+}
+
+/// DIMMs that are there and whose removal is pending.
+fn going_anyway(scene: &Scene<'_>) -> Vec<usize> {
+    let dimms = &scene.seen.memory.dimms;
+    (0..dimms.len()).filter(|nth| pending(scene).any(|id| id == dimms[*nth].id)).collect()
 }
 
 fn bay(scene: &Scene<'_>, nodes: Vec<(u32, Bytes)>) -> Bay {
@@ -100,10 +131,11 @@ fn bay(scene: &Scene<'_>, nodes: Vec<(u32, Bytes)>) -> Bay {
         rank[dimm] = position;
     }
     let may_go = cannot_shrink(scene).is_none();
+    let pending: Vec<&str> = pending(scene).collect();
     let stick = |(dimm, rank): (&Dimm, u32)| Stick {
         size: if dimm.kind == DimmKind::Dimm { dimm.size } else { Bytes::ZERO },
         node: dimm.node,
-        may_go: may_go && can_go(scene, dimm),
+        may_go: may_go && can_go(scene, dimm) && !pending.contains(&dimm.id.as_str()),
         rank,
     };
     let sticks = memory.dimms.iter().zip(rank).map(stick).collect();
@@ -271,18 +303,21 @@ pub(super) fn misfit(scene: &Scene<'_>, unit: Bytes) -> Obstacle {
         let by = from - asked;
         (from.saturating_sub(by.round_up(unit)), from.saturating_sub(by.round_down(unit)))
     };
-    let (below, above) = (below.max(scene.seen.memory.boot), above.min(scene.seen.memory.ceiling.max(from)));
-    let why = if scene.footing.block_is_told {
-        "the guest's memory block"
-    } else {
-        "the memory block taken for it"
-    };
+    let memory = &scene.seen.memory;
+    let least = if scene.wanted.mechanism == Some(Mechanism::Balloon) { unit } else { memory.boot };
+    let nearest: Vec<String> = [(below >= least, below), (above <= memory.ceiling.max(from), above)]
+        .into_iter()
+        .filter(|(possible, _)| *possible)
+        .map(|(_, size)| format!("--memory {}", exact(size)))
+        .collect();
     Obstacle {
         when: When::Impossible,
-        reason: format!(
-            "{asked} is not a whole number of steps of {unit} from {from} ({why} and QEMU's alignment)"
-        ),
-        way_out: format!("ask for --memory {} or --memory {}", exact(below), exact(above)),
+        reason: format!("{asked} is not a whole number of steps of {unit} from {from}"),
+        way_out: if nearest.is_empty() {
+            "no other size can be had".to_owned()
+        } else {
+            format!("ask for {}", nearest.join(" or "))
+        },
     }
 }
 
@@ -293,11 +328,6 @@ pub(super) fn exact(size: Bytes) -> String {
         .into_iter()
         .find(|(unit, _)| size.is_multiple_of(*unit))
         .map_or_else(|| format!("{}B", size.get()), |(unit, name)| format!("{}{name}", size.count_of(unit)))
-}
-
-/// True if a move adds a DIMM.
-pub(super) fn is_add(step: &Move) -> bool {
-    matches!(step, Move::Add { .. })
 }
 
 /// DIMMs whose removal is pending.

@@ -98,11 +98,12 @@ impl<'a> Footing<'a> {
         self.facts.and_then(|f| f.os_id.as_deref()) == Some("mswindows")
     }
 
-    /// The smallest total that leaves the guest what it uses and the margin; nothing where the use is unknown.
+    /// The smallest total in whole MiB that leaves the guest what it uses and the margin; nothing where the use is
+    /// unknown.
     pub(super) fn floor(&self, limits: &Limits) -> Option<Bytes> {
         self.needs.map(|used| {
             let part = Bytes::new(used.get() / 100).times(limits.shrink_margin_percent);
-            used + part.max(limits.shrink_margin)
+            (used + part.max(limits.shrink_margin)).round_up(Bytes::mib(1))
         })
     }
 }

@@ -19,11 +19,13 @@ pub(super) fn memory(scene: &Scene<'_>, parts: &[Part]) -> Part {
     let limits = scene.limits;
     let mut part = Part::default();
     let seen = &scene.seen.memory;
+    let leaving: Vec<&str> = scene.seen.pending.iter().map(|p| p.device.id()).collect();
     for dimm in seen.dimms.iter().filter(|d| d.kind == DimmKind::Dimm && !d.id.is_empty()) {
         let range = dimm.blocks(footing.block);
         let shown = footing.blocks_in(&range);
         let all = shown.len() as u64 == range.end - range.start && shown.iter().all(|b| b.online);
-        if all || !dimm.fits_blocks(footing.block) || touched.contains(dimm.id.as_str()) {
+        let stays = !touched.contains(dimm.id.as_str()) && !leaving.contains(&dimm.id.as_str());
+        if all || !stays || !dimm.fits_blocks(footing.block) {
             continue;
         }
         part.groups.push(vec![step(

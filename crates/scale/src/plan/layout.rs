@@ -1,6 +1,6 @@
 //! Which DIMMs to add and which to take away: pure arithmetic over sizes, slots and nodes.
 //!
-//! It knows nothing of ids, guests or QEMU. What it keeps to:
+//! It knows nothing of ids, guests or QEMU. What it keeps to, tested in `layout/tests.rs` against exhaustive search:
 //!
 //! 1. **Reach.** Every multiple of the unit that any sequence of additions and removals could reach from where the
 //!    machine stands is reached.
@@ -16,6 +16,8 @@
 
 mod order;
 mod subset;
+#[cfg(test)]
+mod tests;
 
 use crate::units::Bytes;
 
@@ -65,6 +67,16 @@ pub(super) enum Move {
     Remove {
         stick: usize,
     },
+}
+
+impl Move {
+    /// The size of the DIMM that is added, if this adds one.
+    pub(super) fn added(&self) -> Bytes {
+        match self {
+            Move::Add { size, .. } => *size,
+            Move::Remove { .. } => Bytes::ZERO,
+        }
+    }
 }
 
 /// A way to the size asked for.

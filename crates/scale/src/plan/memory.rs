@@ -17,15 +17,15 @@ pub(super) fn plan(scene: &Scene<'_>, asked: Bytes) -> Part {
     let delta = Delta::between(scene.from.memory, asked);
     let mut part = match scene.wanted.mechanism {
         Some(Mechanism::Balloon) => balloon::plan(scene, delta),
-        Some(Mechanism::Dimm) => bounded(scene, asked, |scene| dimm::plan(scene, delta, nodes(scene))),
+        Some(Mechanism::Dimm) => bounded(scene, asked, |scene| {
+            dimm::plan(scene, delta, dimm::Before { nodes: nodes(scene), hotplugged: hotplugged(scene) })
+        }),
         Some(Mechanism::VirtioMem) => bounded(scene, asked, |scene| virtio_mem::alone(scene, delta)),
         None => bounded(scene, asked, |scene| shared(scene, delta)),
     };
-    if part.obstacles.is_empty() {
-        part.obstacles.extend(danger::shrink(scene, delta, asked));
-        part.obstacles.extend(danger::host(scene, &part));
-        part.notes.extend(danger::overcommit(scene, &part));
-    }
+    part.obstacles.extend(danger::shrink(scene, delta, asked));
+    part.obstacles.extend(danger::host(scene, &part));
+    part.notes.extend(danger::overcommit(scene, &part));
     part
 }
 
@@ -33,6 +33,11 @@ pub(super) fn plan(scene: &Scene<'_>, asked: Bytes) -> Part {
 pub(super) fn nodes(scene: &Scene<'_>) -> Vec<(u32, Bytes)> {
     let nodes: Vec<(u32, Bytes)> = scene.seen.memory.nodes.iter().map(|n| (n.id, n.memory)).collect();
     if nodes.is_empty() { vec![(0, scene.seen.memory.total())] } else { nodes }
+}
+
+/// What is hot-plugged now.
+pub(super) fn hotplugged(scene: &Scene<'_>) -> Bytes {
+    scene.seen.memory.total().saturating_sub(scene.seen.memory.boot)
 }
 
 fn shared(scene: &Scene<'_>, delta: Delta) -> Part {
@@ -44,7 +49,8 @@ fn shared(scene: &Scene<'_>, delta: Delta) -> Part {
         Delta::Grow(by) => Delta::Grow(by.saturating_sub(share.moved)),
         Delta::Shrink(by) => Delta::Shrink(by.saturating_sub(share.moved)),
     };
-    let dimms = dimm::plan(scene, rest, nodes);
+    let hotplugged = scene.seen.memory.dimm_total() + share.held();
+    let dimms = dimm::plan(scene, rest, dimm::Before { nodes, hotplugged });
     if !dimms.groups.is_empty() {
         part.notes.push(virtio_mem::why_dimms(scene, delta));
     }

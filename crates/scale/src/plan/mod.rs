@@ -15,8 +15,10 @@ mod make;
 mod memory;
 mod place;
 mod resolve;
+mod space;
 mod vcpu;
 mod virtio_mem;
+mod zone;
 
 pub use make::plan;
 

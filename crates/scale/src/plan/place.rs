@@ -5,10 +5,11 @@
 
 use super::layout::{Layout, Move};
 use super::make::{Part, Scene, delete_backend, scaled, step};
+use super::space::{Fragmented, Space};
+use super::zone::Zones;
 use super::{Act, OWN_PREFIX, Obstacle, Proof, Step, Strength, When, Zone, dimm};
-use crate::observed::{AutoOnline, Backing, Dimm};
+use crate::observed::{Backing, Dimm};
 use crate::units::Bytes;
-use crate::wanted::ZoneWish;
 use std::collections::BTreeSet;
 
 /// What a page's structure costs: 64 bytes for each 4 KiB (struct page, Linux x86-64 and arm64).
@@ -16,8 +17,8 @@ const METADATA: u64 = 64;
 
 /// Why a layout cannot be carried out.
 pub(super) enum NoPlace {
-    /// The guest could not find the metadata of a DIMM this large.
-    Metadata(Obstacle),
+    /// A DIMM is too large for the guest or for the address space; smaller ones may fit.
+    TooLarge(Obstacle),
     /// The zone that was asked for cannot be had.
     Zone(Obstacle),
 }
@@ -28,15 +29,17 @@ pub(super) fn open_slots(scene: &Scene<'_>) -> Vec<u32> {
 }
 
 /// The steps of a layout.
-pub(super) fn steps(scene: &Scene<'_>, layout: &Layout) -> Result<Part, NoPlace> {
-    let mut place = Place::new(scene);
+pub(super) fn steps(scene: &Scene<'_>, layout: &Layout, hotplugged: Bytes) -> Result<Part, NoPlace> {
+    let mut place = Place::new(scene, hotplugged);
     let mut part = Part::default();
     for change in &layout.moves {
         match change {
             Move::Add { size, node } => {
-                let zone = place.zone(*size)?;
-                place.pay_metadata(*size, zone)?;
-                part.groups.push(place.plug(*size, *node, zone));
+                let zone = place.zones.next(*size).map_err(NoPlace::Zone)?;
+                place.pay_metadata(*size, zone).map_err(NoPlace::TooLarge)?;
+                let addr =
+                    place.space.take(*size).map_err(|none| NoPlace::TooLarge(fragmented(*size, &none)))?;
+                part.groups.push(place.plug(*size, *node, zone, addr));
                 part.adds_memory = true;
             }
             Move::Remove { stick } => part.groups.push(place.unplug(&scene.seen.memory.dimms[*stick])),
@@ -51,14 +54,14 @@ struct Place<'a> {
     slots: BTreeSet<u32>,
     taken: BTreeSet<&'a str>,
     next: u32,
-    movable: Bytes,
+    zones: Zones<'a>,
+    space: Space,
     kernel_free: Bytes,
     plugged: Bytes,
-    starved: bool,
 }
 
 impl<'a> Place<'a> {
-    fn new(scene: &'a Scene<'a>) -> Place<'a> {
+    fn new(scene: &'a Scene<'a>, hotplugged: Bytes) -> Place<'a> {
         let memory = &scene.seen.memory;
         let devices = memory.dimms.iter().flat_map(|d| [d.id.as_str(), d.memdev.as_str()]);
         let backends = memory.unused_backends.iter().map(|b| b.id.as_str());
@@ -68,77 +71,38 @@ impl<'a> Place<'a> {
             slots: open_slots(scene).into_iter().collect(),
             taken: devices.chain(backends).chain(pending).filter(|id| id.starts_with(OWN_PREFIX)).collect(),
             next: 0,
-            movable: memory.dimm_total() + memory.virtio_mem.iter().map(|v| v.size).sum(),
+            zones: Zones::new(scene, hotplugged),
+            space: Space::of(scene.seen, dimm::unit(scene)),
             kernel_free: scene.footing.kernel_free.unwrap_or(memory.boot.per(8)),
             plugged: Bytes::ZERO,
-            starved: false,
         }
-    }
-
-    /// The zone of the next DIMM. Of what is plugged already all is taken as movable.
-    fn zone(&mut self, size: Bytes) -> Result<Zone, NoPlace> {
-        let footing = &self.scene.footing;
-        let wish = self.scene.wanted.zone;
-        let kernel = self.scene.seen.memory.boot;
-        let ratio = self.scene.limits.movable_ratio;
-        let fits = self.movable + size <= kernel.times(ratio);
-        if wish == ZoneWish::Movable {
-            let reason = if footing.onlines_itself() && footing.auto_online() != Some(AutoOnline::Movable) {
-                "the guest's kernel onlines new memory by itself, in a zone of its own choice".to_owned()
-            } else if !footing.chooses_zone && !footing.onlines_itself() {
-                "movable memory was asked for, and the guest's agent does not let files be written, by which alone a \
-                 block's zone is chosen"
-                    .to_owned()
-            } else if !fits {
-                format!(
-                    "more than {ratio} parts of movable memory to one part of the kernel's own ({kernel}) starve the \
-                     guest's kernel"
-                )
-            } else {
-                return Ok(if footing.onlines_itself() { Zone::Default } else { Zone::Movable });
-            };
-            let way_out = "ask for --zone auto".to_owned();
-            return Err(NoPlace::Zone(Obstacle { when: When::NotNow, reason, way_out }));
-        }
-        if wish == ZoneWish::Kernel || footing.onlines_itself() || !footing.chooses_zone {
-            return Ok(Zone::Default);
-        }
-        self.starved |= !fits;
-        Ok(if fits { Zone::Movable } else { Zone::Default })
     }
 
     /// The guest's kernel must find the metadata of each DIMM in its own memory before it can use the DIMM. What goes
     /// online for the kernel adds to that memory, what is movable does not.
-    fn pay_metadata(&mut self, size: Bytes, zone: Zone) -> Result<(), NoPlace> {
+    fn pay_metadata(&mut self, size: Bytes, zone: Zone) -> Result<(), Obstacle> {
         let most = self.kernel_free.times(self.scene.limits.metadata_ratio);
         if size > most {
             let held = if self.scene.footing.kernel_free.is_some() { "has" } else { "is taken to have" };
-            return Err(NoPlace::Metadata(Obstacle {
+            return Err(Obstacle {
                 when: When::NotNow,
                 reason: format!(
-                    "the guest needs 1/{METADATA} of new memory from its kernel's own and {held} {} free there, which \
+                    "the guest needs 1/{METADATA} of new memory from its kernel's own, and {held} {} free there, which \
                      carries {most} more at once, {} of what is asked having been added",
                     self.kernel_free, self.plugged,
                 ),
-                way_out: "free memory in the guest, or grow in smaller steps".to_owned(),
-            }));
+                way_out: "free memory in the guest, or ask for less".to_owned(),
+            });
         }
-        let footing = &self.scene.footing;
-        let policy = footing.auto_online();
-        let goes_online = footing.onlines_itself() || footing.sets_blocks;
-        let for_kernel = zone == Zone::Default && goes_online && policy != Some(AutoOnline::Movable);
         self.kernel_free = self.kernel_free.saturating_sub(size.per(METADATA));
-        if for_kernel {
+        if self.zones.adds_to_kernel(zone) {
             self.kernel_free = self.kernel_free + size;
-        }
-        if !for_kernel {
-            self.movable = self.movable + size;
         }
         self.plugged = self.plugged + size;
         Ok(())
     }
 
-    fn plug(&mut self, size: Bytes, node: u32, zone: Zone) -> Vec<Step> {
+    fn plug(&mut self, size: Bytes, node: u32, zone: Zone, addr: Option<u64>) -> Vec<Step> {
         let (scene, limits) = (self.scene, self.scene.limits);
         let (id, memdev) = self.fresh_ids();
         let slot = self.slots.pop_first().expect("a layout takes no more slots than are open");
@@ -153,12 +117,17 @@ impl<'a> Place<'a> {
         );
         let footing = &scene.footing;
         let seen = if footing.shows_blocks { Strength::GuestConfirmed } else { Strength::DriverConfirmed };
+        // A guest that onlines by itself may have done so with part of it when the plug is given up.
+        let mut unplug = vec![Act::UnplugDimm { id: id.clone(), memdev: memdev.clone(), slot }];
+        if footing.sets_blocks && footing.onlines_itself() {
+            unplug.insert(0, Act::OfflineBlocks { device: id.clone() });
+        }
         let plug = step(
-            Act::PlugDimm { id: id.clone(), memdev: memdev.clone(), slot, node, addr: None },
+            Act::PlugDimm { id: id.clone(), memdev, slot, node, addr },
             Proof::DimmSeen { id: id.clone() },
             seen,
             limits.appear,
-            vec![Act::UnplugDimm { id: id.clone(), memdev, slot }],
+            unplug,
         );
         let mut group = vec![create, plug];
         if footing.shows_blocks && (footing.sets_blocks || footing.onlines_itself()) {
@@ -211,7 +180,8 @@ impl<'a> Place<'a> {
             group.push(delete_backend(&memdev, limits));
         }
         self.slots.insert(dimm.slot);
-        self.movable = self.movable.saturating_sub(dimm.size);
+        self.zones.gone(dimm.size);
+        self.space.give(dimm.addr);
         group
     }
 
@@ -230,8 +200,8 @@ impl<'a> Place<'a> {
     fn notes(&self, layout: &Layout) -> Vec<String> {
         let footing = &self.scene.footing;
         let mut notes = Vec::new();
-        let adds = layout.moves.iter().any(dimm::is_add);
-        let removes = layout.moves.iter().any(|m| !dimm::is_add(m));
+        let adds = layout.moves.iter().any(|m| !m.added().is_zero());
+        let removes = layout.moves.iter().any(|m| m.added().is_zero());
         if adds && removes {
             notes.push(
                 "DIMMs are merged: one is added before the ones that it takes the place of are removed"
@@ -258,21 +228,16 @@ impl<'a> Place<'a> {
         if !footing.shows_blocks {
             let proof = if footing.stats.is_some() { "its balloon driver's count" } else { "QEMU's word" };
             notes.push(format!("no agent shows the guest's memory blocks; the proof is {proof}"));
-        } else if self.starved {
-            notes.push(format!(
-                "not all new memory is movable: beyond {} parts movable to one part of the kernel's own ({}) the \
-                 kernel would starve; what is not movable may not come out again",
-                self.scene.limits.movable_ratio, self.scene.seen.memory.boot,
-            ));
-        } else if footing.onlines_itself() {
-            notes.push("the guest onlines new memory by itself, in the zone of its own policy".into());
-        } else if !footing.chooses_zone && self.scene.wanted.zone == ZoneWish::Auto {
-            notes.push(
-                "the agent cannot choose the zone of new memory (no guest-file commands); what its kernel uses of it \
-                 may not come out again"
-                    .into(),
-            );
         }
+        notes.extend(self.zones.note());
         notes
+    }
+}
+
+fn fragmented(size: Bytes, _: &Fragmented) -> Obstacle {
+    Obstacle {
+        when: When::NotNow,
+        reason: format!("no gap between the machine's memory devices holds a DIMM of {size}"),
+        way_out: "shrink first, so that gaps close, or ask for less".to_owned(),
     }
 }

@@ -6,7 +6,8 @@
 
 use super::make::{Part, Scene, scaled, step};
 use super::resolve::Delta;
-use super::{Act, Obstacle, Proof, Step, Strength, When, Zone, dimm};
+use super::zone::Zones;
+use super::{Act, Obstacle, Proof, Step, Strength, When, dimm};
 use crate::observed::VirtioMem;
 use crate::units::Bytes;
 
@@ -24,6 +25,11 @@ pub(super) struct Share {
 }
 
 impl Share {
+    /// What all devices hold once they have done their part.
+    pub(super) fn held(&self) -> Bytes {
+        self.sizes.iter().copied().sum()
+    }
+
     /// Brings the memory of each node to where it is once the devices have done their part.
     pub(super) fn shift(&self, nodes: &mut [(u32, Bytes)]) {
         for ((node, before), after) in self.before.iter().zip(&self.sizes) {
@@ -144,6 +150,7 @@ fn spread(scene: &Scene<'_>, delta: Delta) -> Share {
 /// The steps that bring each device to its share. One that is on its way elsewhere is called back as well.
 pub(super) fn steps(scene: &Scene<'_>, share: &Share) -> Part {
     let mut part = Part::default();
+    let mut zones = Zones::new(scene, super::memory::hotplugged(scene));
     for (device, target) in scene.seen.memory.virtio_mem.iter().zip(&share.sizes) {
         if device.size == *target && device.requested == *target {
             continue;
@@ -151,20 +158,27 @@ pub(super) fn steps(scene: &Scene<'_>, share: &Share) -> Part {
         if *target > device.size {
             part.adds_memory = true;
             part.peak = part.peak + (*target - device.size);
-            grow(scene, device, *target, &mut part);
+            if let Err(obstacle) = grow(scene, device, *target, &mut zones, &mut part) {
+                part.obstacles.push(obstacle);
+            }
         } else {
             let taken = device.size - *target;
             part.groups.push(vec![resize(scene, device, device.requested, *target, taken)]);
         }
     }
+    part.notes.extend(zones.note().filter(|_| part.adds_memory));
     part
 }
 
-fn grow(scene: &Scene<'_>, device: &VirtioMem, target: Bytes, part: &mut Part) {
+fn grow(
+    scene: &Scene<'_>,
+    device: &VirtioMem,
+    target: Bytes,
+    zones: &mut Zones<'_>,
+    part: &mut Part,
+) -> Result<(), Obstacle> {
     let footing = &scene.footing;
     let helped = footing.sets_blocks && !footing.onlines_itself();
-    let mut at = device.size;
-    let mut requested = device.requested;
     let chunk = if helped { CHUNK.round_down(device.block).max(device.block) } else { target };
     if !footing.onlines_itself() && !helped {
         part.notes.push(format!(
@@ -172,12 +186,14 @@ fn grow(scene: &Scene<'_>, device: &VirtioMem, target: Bytes, part: &mut Part) {
             device.id
         ));
     }
+    let (mut at, mut requested) = (device.size, device.requested);
     while at < target {
         let next = target.min(at + chunk);
+        let zone = zones.next(next - at)?;
         let mut group = vec![resize(scene, device, requested, next, next - at)];
         if helped {
             group.push(step(
-                Act::OnlineBlocks { device: device.id.clone(), zone: zone(scene, next) },
+                Act::OnlineBlocks { device: device.id.clone(), zone },
                 Proof::BlocksOnline { device: device.id.clone(), whole: false },
                 Strength::GuestConfirmed,
                 scaled(scene.limits.online, scene.limits.online, next - at),
@@ -187,6 +203,7 @@ fn grow(scene: &Scene<'_>, device: &VirtioMem, target: Bytes, part: &mut Part) {
         part.groups.push(group);
         (at, requested) = (next, next);
     }
+    Ok(())
 }
 
 fn resize(scene: &Scene<'_>, device: &VirtioMem, from: Bytes, to: Bytes, moved: Bytes) -> Step {
@@ -198,19 +215,6 @@ fn resize(scene: &Scene<'_>, device: &VirtioMem, from: Bytes, to: Bytes, moved: 
         scaled(scene.limits.appear, scene.limits.per_gib, moved),
         vec![Act::SettleVirtioMem { id }],
     )
-}
-
-/// Movable where the agent can say so and the ratio allows it with this device at `size`.
-fn zone(scene: &Scene<'_>, size: Bytes) -> Zone {
-    let memory = &scene.seen.memory;
-    let movable = memory.dimm_total() + size;
-    let fits = movable <= memory.boot.times(scene.limits.movable_ratio);
-    match scene.wanted.zone {
-        crate::wanted::ZoneWish::Kernel => Zone::Default,
-        crate::wanted::ZoneWish::Auto | crate::wanted::ZoneWish::Movable => {
-            if fits && scene.footing.chooses_zone { Zone::Movable } else { Zone::Default }
-        }
-    }
 }
 
 /// Why DIMMs have a part in it.

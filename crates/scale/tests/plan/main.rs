@@ -1,4 +1,6 @@
 //! What the planner decides, case by case.
 
 mod machine;
+mod model;
+mod properties;
 mod steps;
