@@ -168,7 +168,7 @@ proptest! {
         if gone {
             return Ok(());
         }
-        let before = plan.steps[..first].iter().cloned().collect();
+        let before = plan.steps[..first].to_vec();
         let before = carry_out(seen.clone(), &Plan { steps: before, ..plan.clone() });
         let after = break_at(seen, &plan.steps, at);
         prop_assert_eq!(Sizes::of(&after), Sizes::of(&before));
@@ -214,16 +214,13 @@ proptest! {
         let mut slots = BTreeSet::new();
         for step in &plan.steps {
             prop_assert!(step.deadline.as_millis() > 0);
-            match &step.act {
-                Act::PlugDimm { id, memdev, slot, .. } => {
-                    prop_assert!(ids.insert(id.clone()) && ids.insert(memdev.clone()));
-                    prop_assert!(slots.insert(*slot));
-                }
-                Act::UnplugDimm { slot, .. } => {
-                    slots.remove(slot);
-                }
-                Act::PlugVcpu { id, .. } => prop_assert!(ids.insert(id.clone())),
-                _ => {}
+            if let Act::PlugDimm { id, memdev, slot, .. } = &step.act {
+                prop_assert!(ids.insert(id.clone()) && ids.insert(memdev.clone()));
+                prop_assert!(slots.insert(*slot));
+            } else if let Act::UnplugDimm { slot, .. } = &step.act {
+                slots.remove(slot);
+            } else if let Act::PlugVcpu { id, .. } = &step.act {
+                prop_assert!(ids.insert(id.clone()));
             }
         }
     }
@@ -236,13 +233,11 @@ proptest! {
         let before = i64::try_from(devices + 4).expect("few");
         let mut used = before;
         for step in &plan.steps {
-            match &step.act {
-                Act::PlugDimm { .. } => {
-                    used += 1;
-                    prop_assert!(used <= before.max(i64::from(regions) - 4), "{} regions of {}", used, regions);
-                }
-                Act::UnplugDimm { .. } => used -= 1,
-                _ => {}
+            if matches!(step.act, Act::PlugDimm { .. }) {
+                used += 1;
+                prop_assert!(used <= before.max(i64::from(regions) - 4), "{} regions of {}", used, regions);
+            } else if matches!(step.act, Act::UnplugDimm { .. }) {
+                used -= 1;
             }
         }
     }
