@@ -3,6 +3,7 @@
 //! [`Hypervisor`] is the seam: `scale` decides above it, drivers act below it.
 
 pub mod guest;
+pub mod host;
 mod hypervisor;
 pub mod journal;
 pub mod qmp;

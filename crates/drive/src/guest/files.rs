@@ -54,34 +54,35 @@ pub async fn write(agent: &mut Agent, path: &str, content: &[u8], limit: Duratio
     finish(agent, handle, until, written).await
 }
 
-/// Reads several files of at most `most` bytes each, in two exchanges, within `limit` in all.
+/// Reads files that were opened to be read, each of at most `most` bytes, in one exchange, and closes them. Pairs of
+/// path and handle; for the few small files of /proc and /sys.
 ///
 /// # Errors
 /// Inside, why one file could not be read; outside, why none could be asked for.
-pub async fn read_each(
+pub(super) async fn read_opened(
     agent: &mut Agent,
-    paths: &[&str],
+    opened: Vec<(&str, Result<i64, AgentError>)>,
     most: usize,
-    limit: Duration,
+    until: Instant,
 ) -> Result<Vec<Result<Vec<u8>, FileError>>, AgentError> {
-    let most = most.min(PIECE - 1);
-    let until = Instant::now() + limit;
-    let handles = open_each(agent, paths, "r", until).await?;
+    assert!(most < PIECE, "a file that is read in one answer must fit it");
     let mut calls = Vec::new();
-    for handle in handles.iter().flatten() {
+    for handle in opened.iter().filter_map(|(_, handle)| handle.as_ref().ok()) {
         // One byte more than is allowed, so that a longer file shows.
         calls.push(("guest-file-read", json!({ "handle": handle, "count": most + 1 })));
         calls.push(("guest-file-close", json!({ "handle": handle })));
     }
     let mut answers = agent.call_all(&calls, left(until)).await?.into_iter();
+    let mut next =
+        |command| answers.next().unwrap_or_else(|| Err(AgentError::garbled(command, "there is none")));
     let mut files = Vec::new();
-    for (path, handle) in paths.iter().zip(handles) {
+    for (path, handle) in opened {
         files.push(match handle {
             Err(error) => Err(error.into()),
             Ok(_) => {
-                let read = answers.next().unwrap_or_else(|| Err(no_answer("guest-file-read")));
-                // What was read counts; a file that was only read can always be closed.
-                drop(answers.next());
+                let read = next("guest-file-read");
+                // What was read counts, whatever the close says.
+                drop(next("guest-file-close"));
                 read.map_err(FileError::from).and_then(|answer| whole(&answer, path, most))
             }
         });
@@ -110,13 +111,15 @@ pub async fn write_each(
         calls.push(("guest-file-close", json!({ "handle": handle })));
     }
     let mut answers = agent.call_all(&calls, left(until)).await?.into_iter();
+    let mut next =
+        |command| answers.next().unwrap_or_else(|| Err(AgentError::garbled(command, "there is none")));
     let mut done = Vec::new();
     for handle in handles {
         done.push(match handle {
             Err(error) => Err(error),
             Ok(_) => {
-                let written = answers.next().unwrap_or_else(|| Err(no_answer("guest-file-write")));
-                let closed = answers.next().unwrap_or_else(|| Err(no_answer("guest-file-close")));
+                let written = next("guest-file-write");
+                let closed = next("guest-file-close");
                 written.and(closed).map(drop)
             }
         });
@@ -133,13 +136,20 @@ async fn open_each(
     mode: &str,
     until: Instant,
 ) -> Result<Vec<Result<i64, AgentError>>, AgentError> {
-    const COMMAND: &str = "guest-file-open";
-    let calls: Vec<_> = paths.iter().map(|path| (COMMAND, json!({ "path": path, "mode": mode }))).collect();
-    let answers = agent.call_all(&calls, left(until)).await?;
-    let handle = |answer: Value| {
-        answer.as_i64().ok_or_else(|| AgentError::garbled(COMMAND, "the handle is no number"))
-    };
-    Ok(answers.into_iter().map(|answer| answer.and_then(handle)).collect())
+    let calls: Vec<_> = paths.iter().map(|path| open_call(path, mode)).collect();
+    Ok(agent.call_all(&calls, left(until)).await?.into_iter().map(|answer| answer.and_then(handle)).collect())
+}
+
+const OPEN: &str = "guest-file-open";
+
+/// The command that opens a file; `mode` as in fopen(3).
+pub(super) fn open_call(path: &str, mode: &str) -> (&'static str, Value) {
+    (OPEN, json!({ "path": path, "mode": mode }))
+}
+
+/// The handle in the answer to it.
+pub(super) fn handle(answer: Value) -> Result<i64, AgentError> {
+    answer.as_i64().ok_or_else(|| AgentError::garbled(OPEN, "the handle is no number"))
 }
 
 /// The content in one answer, if it is the file's whole content.
@@ -152,14 +162,9 @@ fn whole(answer: &Value, path: &str, most: usize) -> Result<Vec<u8>, FileError> 
     Ok(content)
 }
 
-fn no_answer(command: &str) -> AgentError {
-    AgentError::garbled(command, "there is none")
-}
-
 async fn open(agent: &mut Agent, path: &str, mode: &str, until: Instant) -> Result<i64, AgentError> {
-    const COMMAND: &str = "guest-file-open";
-    let handle = agent.call(COMMAND, json!({ "path": path, "mode": mode }), left(until)).await?;
-    handle.as_i64().ok_or_else(|| AgentError::garbled(COMMAND, "the handle is no number"))
+    let (command, arguments) = open_call(path, mode);
+    handle(agent.call(command, arguments, left(until)).await?)
 }
 
 async fn read_open(

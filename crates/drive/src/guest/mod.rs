@@ -21,8 +21,11 @@ use crate::wire::socket::{Inlet, dial};
 use crate::wire::{DialError, Ends, Frame, FrameError, Framer, SENTINEL, command_line};
 
 pub mod exec;
+pub mod facts;
 pub mod files;
 pub mod message;
+pub mod onlining;
+pub mod reach;
 
 use message::{No, Outcome, Refused, classify};
 

@@ -19,10 +19,21 @@ use tokio::time::timeout;
 use crate::wire::socket::{Inlet, dial};
 use crate::wire::{DialError, Ends, Frame, Framer, command_line};
 
+mod act;
+mod backends;
+mod balloon;
+mod cmdline;
+mod driver;
 mod events;
 mod link;
+mod look;
 pub mod message;
+mod monitor;
+pub mod news;
+mod observe;
+mod replies;
 
+pub use driver::{OpenError, QmpMachine};
 pub use events::{Events, Heard};
 pub use message::{Event, Version};
 

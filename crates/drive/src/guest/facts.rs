@@ -1,0 +1,259 @@
+//! What a guest says of itself through its agent: gathered in two exchanges, read warily. The guest may say anything;
+//! numbers, lists and texts are bounded here, and an answer that makes no sense is told as such, never mended.
+
+use std::collections::BTreeSet;
+
+use scale::observed::{AutoOnline, Guest, GuestFacts, GuestVcpu, MemBlock, MemInfo};
+use scale::units::Bytes;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::files::{handle, open_call, read_opened};
+use super::reach::{Mute, Reach};
+use super::{Agent, AgentError};
+use crate::wire::shown;
+
+/// The most memory blocks that are taken from a guest: 8 TiB in blocks of 128 MiB.
+pub const MOST_BLOCKS: usize = 65_536;
+/// The most vCPUs; QEMU's own limit is 4096 (q35, 10.0).
+pub const MOST_VCPUS: usize = 16_384;
+/// The most commands; agents have about 60.
+const MOST_COMMANDS: usize = 1024;
+/// The longest text that a guest may say of itself, in characters.
+const LONGEST_TEXT: usize = 200;
+/// The longest file: /proc/meminfo has about 1500 bytes.
+const LONGEST_FILE: usize = 16 * 1024;
+
+const INFO: &str = "guest-info";
+const OS: &str = "guest-get-osinfo";
+const BLOCK_INFO: &str = "guest-get-memory-block-info";
+/// Lists the memory blocks.
+pub(crate) const BLOCKS: &str = "guest-get-memory-blocks";
+/// Lists the vCPUs.
+pub(crate) const VCPUS: &str = "guest-get-vcpus";
+const MEMINFO: &str = "/proc/meminfo";
+const AUTO_ONLINE: &str = "/sys/devices/system/memory/auto_online_blocks";
+
+/// What changes only when the guest restarts: asked once.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lasting {
+    agent_version: String,
+    commands: BTreeSet<String>,
+    os: Option<String>,
+    os_id: Option<String>,
+    kernel: Option<String>,
+    block: Option<Bytes>,
+}
+
+/// Asks the guest for everything. A guest that says nothing or nonsense is [`Guest::Unheard`], with the reason; what
+/// its agent merely does not offer is absent.
+pub async fn gather(reach: &mut Reach) -> Guest {
+    match try_gather(reach).await {
+        Ok(facts) => Guest::Heard(Box::new(facts)),
+        Err(mute) => Guest::Unheard(mute.to_string()),
+    }
+}
+
+async fn try_gather(reach: &mut Reach) -> Result<GuestFacts, Mute> {
+    let until = Instant::now() + reach.limit();
+    let known = reach.lasting.clone();
+    let agent = reach.agent().await?;
+    match ask(agent, known, until).await {
+        Ok((lasting, facts)) => {
+            reach.block = lasting.block;
+            reach.lasting = Some(lasting);
+            Ok(facts)
+        }
+        Err(error) => Err(reach.note(&error)),
+    }
+}
+
+async fn ask(
+    agent: &mut Agent,
+    known: Option<Lasting>,
+    until: Instant,
+) -> Result<(Lasting, GuestFacts), AgentError> {
+    let files = [MEMINFO, AUTO_ONLINE];
+    let mut calls = vec![(BLOCKS, Value::Null), (VCPUS, Value::Null)];
+    calls.extend(files.iter().map(|path| open_call(path, "r")));
+    if known.is_none() {
+        calls.extend([INFO, OS, BLOCK_INFO].map(|command| (command, Value::Null)));
+    }
+    let answers = agent.call_all(&calls, super::files::left(until)).await?;
+    let mut answers = answers.into_iter();
+    let mut next = || answers.next().unwrap_or(Ok(Value::Null));
+    let blocks = offered(next())?.map_or(Ok(Vec::new()), |value| blocks(&value))?;
+    let vcpus = offered(next())?.map_or(Ok(Vec::new()), |value| vcpus(&value))?;
+    let opened: Vec<_> = files.iter().map(|path| (*path, next().and_then(handle))).collect();
+    let lasting = match known {
+        Some(lasting) => lasting,
+        None => lasting(offered(next())?, offered(next())?, offered(next())?)?,
+    };
+    let mut texts = read_opened(agent, opened, LONGEST_FILE, until).await?.into_iter();
+    // A file that cannot be read is a fact that is absent: most agents outside of Debian may not read files.
+    let mut text = || Some(String::from_utf8_lossy(&texts.next()?.ok()?).into_owned());
+    let meminfo = text().as_deref().and_then(meminfo);
+    let auto_online = text().as_deref().and_then(auto_online);
+    let Lasting { agent_version, commands, os, os_id, kernel, block } = lasting.clone();
+    let facts =
+        GuestFacts { agent_version, commands, os, os_id, kernel, block, blocks, vcpus, meminfo, auto_online };
+    Ok((lasting, facts))
+}
+
+/// The answer, if the agent offers the command and could carry it out; any "no" is an absence.
+fn offered(answer: Result<Value, AgentError>) -> Result<Option<Value>, AgentError> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(AgentError::Refused { .. } | AgentError::Disabled { .. } | AgentError::NotFound { .. }) => {
+            Ok(None)
+        }
+        Err(
+            error @ (AgentError::Unreachable(_)
+            | AgentError::TimedOut { .. }
+            | AgentError::Silent { .. }
+            | AgentError::Closed { .. }
+            | AgentError::Garbled { .. }
+            | AgentError::TooBig { .. }),
+        ) => Err(error),
+    }
+}
+
+fn lasting(info: Option<Value>, os: Option<Value>, block: Option<Value>) -> Result<Lasting, AgentError> {
+    let info = info.unwrap_or(Value::Null);
+    let (agent_version, commands) = self::info(&info)?;
+    let text = |key| Some(clipped(os.as_ref()?.get(key)?.as_str()?)).filter(|text| !text.is_empty());
+    Ok(Lasting {
+        agent_version,
+        commands,
+        os: text("pretty-name").or_else(|| text("name")),
+        os_id: text("id"),
+        kernel: text("kernel-release"),
+        block: block.as_ref().map(block_size).transpose()?,
+    })
+}
+
+/// The agent's version and the commands it has enabled, from `guest-info`.
+///
+/// # Errors
+/// `Garbled`.
+pub fn info(answer: &Value) -> Result<(String, BTreeSet<String>), AgentError> {
+    let version = answer.get("version").and_then(Value::as_str).map(clipped).unwrap_or_default();
+    let mut commands = BTreeSet::new();
+    for item in list(answer.get("supported_commands").unwrap_or(&Value::Null), INFO, MOST_COMMANDS)? {
+        let name = item.get("name").and_then(Value::as_str);
+        let name = name.ok_or_else(|| AgentError::garbled(INFO, "a command without a name"))?;
+        // Agents before 1.2 have no such member: all that they list is enabled.
+        if item.get("enabled").is_none_or(|enabled| enabled == &Value::Bool(true)) {
+            commands.insert(clipped(name));
+        }
+    }
+    Ok((version, commands))
+}
+
+/// The size of a memory block, from `guest-get-memory-block-info`: a power of two of at least 1 MiB.
+///
+/// # Errors
+/// `Garbled`.
+pub fn block_size(answer: &Value) -> Result<Bytes, AgentError> {
+    let size = answer.get("size").and_then(Value::as_u64);
+    let size = size.filter(|size| size.is_power_of_two() && *size >= 1 << 20);
+    size.map(Bytes::new).ok_or_else(|| AgentError::garbled(BLOCK_INFO, "a block size that cannot be"))
+}
+
+/// The memory blocks in ascending order, from `guest-get-memory-blocks`.
+///
+/// # Errors
+/// `Garbled`: not such a list, more than [`MOST_BLOCKS`], or one block twice.
+pub fn blocks(answer: &Value) -> Result<Vec<MemBlock>, AgentError> {
+    let mut blocks = Vec::new();
+    for item in list(answer, BLOCKS, MOST_BLOCKS)? {
+        let index = item.get("phys-index").and_then(Value::as_u64);
+        let online = item.get("online").and_then(Value::as_bool);
+        let (Some(index), Some(online)) = (index, online) else {
+            return Err(AgentError::garbled(
+                BLOCKS,
+                format!("not a memory block: {}", shown(&item.to_string())),
+            ));
+        };
+        blocks.push(MemBlock { index, online });
+    }
+    blocks.sort_by_key(|block| block.index);
+    if blocks.windows(2).any(|pair| pair[0].index == pair[1].index) {
+        return Err(AgentError::garbled(BLOCKS, "one memory block twice"));
+    }
+    Ok(blocks)
+}
+
+/// The vCPUs in ascending order, from `guest-get-vcpus`.
+///
+/// # Errors
+/// `Garbled`: not such a list, more than [`MOST_VCPUS`], or one vCPU twice.
+pub fn vcpus(answer: &Value) -> Result<Vec<GuestVcpu>, AgentError> {
+    let mut vcpus = Vec::new();
+    for item in list(answer, VCPUS, MOST_VCPUS)? {
+        let id = item.get("logical-id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+        let online = item.get("online").and_then(Value::as_bool);
+        let (Some(id), Some(online)) = (id, online) else {
+            return Err(AgentError::garbled(VCPUS, format!("not a vCPU: {}", shown(&item.to_string()))));
+        };
+        let can_offline = item.get("can-offline").and_then(Value::as_bool).unwrap_or(false);
+        vcpus.push(GuestVcpu { id, online, can_offline });
+    }
+    vcpus.sort_by_key(|vcpu| vcpu.id);
+    if vcpus.windows(2).any(|pair| pair[0].id == pair[1].id) {
+        return Err(AgentError::garbled(VCPUS, "one vCPU twice"));
+    }
+    Ok(vcpus)
+}
+
+fn list<'a>(answer: &'a Value, command: &str, most: usize) -> Result<&'a [Value], AgentError> {
+    let list = answer.as_array().ok_or_else(|| AgentError::garbled(command, "no list in it"))?;
+    if list.len() > most {
+        let why = format!("a list of {}, more than the {most} that are taken from a guest", list.len());
+        return Err(AgentError::garbled(command, why));
+    }
+    Ok(list)
+}
+
+/// A guest's text, safe to print and of bounded length.
+fn clipped(text: &str) -> String {
+    shown(&text.chars().take(LONGEST_TEXT).collect::<String>())
+}
+
+/// The figures of `/proc/meminfo`; nothing where one is missing. MemAvailable is missing before Linux 3.14: MemFree
+/// is then taken, which is less.
+pub fn meminfo(text: &str) -> Option<MemInfo> {
+    let kib = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        let number: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(Bytes::new(number.checked_mul(1024)?))
+    };
+    let (total, free) = (kib("MemTotal")?, kib("MemFree")?);
+    Some(MemInfo { total, free, available: kib("MemAvailable").unwrap_or(free) })
+}
+
+/// The kernel's policy for new memory blocks, from `auto_online_blocks` (drivers/base/memory.c, Linux 4.6 to 6.12).
+pub fn auto_online(text: &str) -> Option<AutoOnline> {
+    match text.trim() {
+        "offline" => Some(AutoOnline::Offline),
+        "online" => Some(AutoOnline::Online),
+        "online_kernel" => Some(AutoOnline::Kernel),
+        "online_movable" => Some(AutoOnline::Movable),
+        _ => None,
+    }
+}
+
+/// The size of a memory block, asked for if the agent has not told it yet.
+///
+/// # Errors
+/// [`Mute`].
+pub(crate) async fn block(reach: &mut Reach) -> Result<Bytes, Mute> {
+    if let Some(block) = reach.block {
+        return Ok(block);
+    }
+    let limit = reach.limit();
+    let answer = reach.call(BLOCK_INFO, Value::Null, limit).await?;
+    let block = block_size(&answer).map_err(|error| Mute::of(&error))?;
+    reach.block = Some(block);
+    Ok(block)
+}

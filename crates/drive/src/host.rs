@@ -1,0 +1,223 @@
+//! The host around a QEMU process, from /proc and /sys. Every fact is optional: what cannot be read (another user's
+//! process, another PID namespace, another kernel) is absent, never guessed. Nothing is changed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::statfs;
+use scale::observed::Host;
+use scale::units::Bytes;
+
+/// The most open files of a process that are looked at.
+const MOST_FILES: usize = 65_536;
+/// QEMU's own default where the parameter cannot be read (hw/virtio/vhost-backend.c, 7.2).
+const VHOST_REGIONS: u32 = 64;
+/// `HUGETLBFS_MAGIC`, statfs(2).
+const HUGETLBFS: u64 = 0x9584_58f6;
+
+/// Looks at the host. `pid` is the QEMU process; `huge` the size of the huge pages that back its guest, if such do.
+pub fn look(pid: Option<u32>, huge: Option<Bytes>) -> Host {
+    let files = pid.map(open_files).unwrap_or_default();
+    let vhost = files.iter().any(|file| file.starts_with("/dev/vhost-"));
+    let of_pid = |file: &str| text(Path::new(&format!("/proc/{}/{file}", pid?)));
+    Host {
+        qemu_pid: pid,
+        available: text(Path::new("/proc/meminfo")).and_then(|text| kib_line(&text, "MemAvailable")),
+        cgroup_headroom: of_pid("cgroup")
+            .and_then(|text| cgroup_headroom(Path::new("/sys/fs/cgroup"), &text)),
+        vhost_regions: vhost.then(|| {
+            let told = text(Path::new("/sys/module/vhost/parameters/max_mem_regions"));
+            told.and_then(|text| text.trim().parse().ok()).unwrap_or(VHOST_REGIONS)
+        }),
+        vfio: files.iter().any(|file| file.starts_with("/dev/vfio/") || file.starts_with("/dev/iommu")),
+        memlock_headroom: of_pid("limits").and_then(|limits| {
+            let locked = of_pid("status").and_then(|status| kib_line(&status, "VmLck"));
+            Some(memlock(&limits)?.saturating_sub(locked.unwrap_or(Bytes::ZERO)))
+        }),
+        hugepages_free: huge.and_then(|page| hugepages_free(Path::new("/sys/kernel/mm/hugepages"), page)),
+    }
+}
+
+/// The process, if it is a QEMU: who made a monitor's socket may be a manager that passed it on.
+pub fn qemu(pid: u32) -> Option<u32> {
+    let program = fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let first = || {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        Some(PathBuf::from(String::from_utf8_lossy(line.split(|byte| *byte == 0).next()?).into_owned()))
+    };
+    let program = program.or_else(first)?;
+    let name = program.file_name()?.to_string_lossy().into_owned();
+    (name.contains("qemu") || name.contains("kvm")).then_some(pid)
+}
+
+/// The mount and page size of the hugetlbfs that holds `path`, as the process sees it; nothing if it is on another
+/// file system or cannot be looked at. `path` may be the mount, a folder below it or a file in it.
+pub fn hugetlbfs(path: &str, pid: Option<u32>) -> Option<(String, Bytes)> {
+    // QEMU may live in a mount namespace of its own.
+    let seen = pid.map(|pid| PathBuf::from(format!("/proc/{pid}/root{path}"))).filter(|path| path.exists());
+    let seen = seen.unwrap_or_else(|| PathBuf::from(path));
+    let told = statfs(&seen).ok()?;
+    #[allow(
+        clippy::unnecessary_cast,
+        clippy::cast_sign_loss,
+        reason = "the types differ between architectures"
+    )]
+    let (kind, page) = (told.f_type as u64 & 0xffff_ffff, told.f_bsize as u64);
+    if kind != HUGETLBFS {
+        return None;
+    }
+    let folder = if seen.is_dir() { Path::new(path) } else { Path::new(path).parent()? };
+    Some((folder.to_str()?.to_owned(), Bytes::new(page)))
+}
+
+/// The command line of a process, NUL-separated; empty where hidden.
+pub fn command_line(pid: u32) -> Vec<u8> {
+    fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
+}
+
+fn open_files(pid: u32) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    entries.take(MOST_FILES).filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).collect()
+}
+
+fn text(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok()
+}
+
+/// The value in bytes of a line such as `VmLck:       64 kB`.
+fn kib_line(text: &str, name: &str) -> Option<Bytes> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024).map(Bytes::new)
+}
+
+/// The soft limit of locked memory in `/proc/PID/limits`; nothing where there is none.
+fn memlock(limits: &str) -> Option<Bytes> {
+    let values = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"))?;
+    values.split_whitespace().next()?.parse().ok().map(Bytes::new)
+}
+
+/// What the memory controllers above a process still let it take: the least over all levels. Page cache that the
+/// kernel would give back first (`inactive_file`) counts as free. `membership` is `/proc/PID/cgroup`, `root` the
+/// mount of the cgroup file systems; both versions of cgroups are known.
+fn cgroup_headroom(root: &Path, membership: &str) -> Option<Bytes> {
+    let v1 = membership.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        parts.next()?.split(',').any(|controller| controller == "memory").then(|| parts.next())?
+    });
+    match v1 {
+        Some(path) => least(&root.join("memory"), path, |level| {
+            headroom(level, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        }),
+        None => {
+            let path = membership.lines().find_map(|line| line.strip_prefix("0::"))?;
+            least(root, path, |level| headroom(level, "memory.max", "memory.current", "inactive_file"))
+        }
+    }
+}
+
+/// The least that any level from `path` up to the root gives.
+fn least(root: &Path, path: &str, at: impl Fn(&Path) -> Option<Bytes>) -> Option<Bytes> {
+    let below = Path::new(path.trim_start_matches('/'));
+    if below.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
+        // Outside of our cgroup namespace: not visible here.
+        return None;
+    }
+    below.ancestors().filter_map(|level| at(&root.join(level))).min()
+}
+
+fn headroom(level: &Path, limit: &str, used: &str, cache: &str) -> Option<Bytes> {
+    let number = |name: &str| text(&level.join(name))?.trim().parse::<u64>().ok();
+    // Version 2 writes `max` for no limit; version 1 the greatest number of pages (mm/page_counter.c).
+    let limit = number(limit).filter(|limit| *limit < i64::MAX as u64 / 2)?;
+    let stat = text(&level.join("memory.stat")).unwrap_or_default();
+    let cache = stat.lines().find_map(|line| line.strip_prefix(cache)?.trim().parse::<u64>().ok());
+    let used = number(used)?.saturating_sub(cache.unwrap_or(0));
+    Some(Bytes::new(limit.saturating_sub(used)))
+}
+
+/// Free bytes in huge pages of one size, without those that are promised already.
+fn hugepages_free(root: &Path, page: Bytes) -> Option<Bytes> {
+    let folder = root.join(format!("hugepages-{}kB", page.get() / 1024));
+    let number = |name: &str| text(&folder.join(name))?.trim().parse::<u64>().ok();
+    let free = number("free_hugepages")?.saturating_sub(number("resv_hugepages").unwrap_or(0));
+    free.checked_mul(page.get()).map(Bytes::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(root: &Path, files: &[(&str, &str)]) {
+        for (path, content) in files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            fs::write(path, content).expect("written");
+        }
+    }
+
+    #[test]
+    fn the_tightest_level_of_a_cgroup_decides_and_cache_is_not_use() {
+        let root = tempfile::tempdir().expect("a folder");
+        write(
+            root.path(),
+            &[
+                ("vm.slice/memory.max", "1000000\n"),
+                ("vm.slice/memory.current", "900000\n"),
+                ("vm.slice/memory.stat", "anon 500000\ninactive_file 300000\n"),
+                ("vm.slice/web1/memory.max", "max\n"),
+                ("vm.slice/web1/memory.current", "700000\n"),
+            ],
+        );
+        assert_eq!(cgroup_headroom(root.path(), "0::/vm.slice/web1\n"), Some(Bytes::new(400_000)));
+        assert_eq!(cgroup_headroom(root.path(), "0::/elsewhere\n"), None);
+        assert_eq!(cgroup_headroom(root.path(), "0::/../../vm.slice\n"), None);
+    }
+
+    #[test]
+    fn version_1_of_cgroups_is_read_too_and_its_huge_limit_is_none() {
+        let root = tempfile::tempdir().expect("a folder");
+        write(
+            root.path(),
+            &[
+                ("memory/vm/memory.limit_in_bytes", "5000\n"),
+                ("memory/vm/memory.usage_in_bytes", "2000\n"),
+                ("memory/vm/memory.stat", "inactive_file 9\ntotal_inactive_file 500\n"),
+                ("memory/memory.limit_in_bytes", "9223372036854771712\n"),
+                ("memory/memory.usage_in_bytes", "77\n"),
+            ],
+        );
+        let membership = "5:cpu,cpuacct:/vm\n4:memory:/vm\n0::/\n";
+        assert_eq!(cgroup_headroom(root.path(), membership), Some(Bytes::new(3500)));
+        assert_eq!(cgroup_headroom(root.path(), "4:memory:/\n"), None);
+    }
+
+    #[test]
+    fn no_limit_of_locked_memory_is_no_fact() {
+        let limits =
+            |soft| format!("Limit  Soft  Hard  Units\nMax locked memory  {soft}  unlimited  bytes\n");
+        assert_eq!(memlock(&limits("8388608")), Some(Bytes::mib(8)));
+        assert_eq!(memlock(&limits("unlimited")), None);
+        assert_eq!(kib_line("VmPeak:\t  9 kB\nVmLck:\t      64 kB\n", "VmLck"), Some(Bytes::new(64 << 10)));
+    }
+
+    #[test]
+    fn promised_huge_pages_are_not_free() {
+        let root = tempfile::tempdir().expect("a folder");
+        write(
+            root.path(),
+            &[("hugepages-2048kB/free_hugepages", "10\n"), ("hugepages-2048kB/resv_hugepages", "4\n")],
+        );
+        assert_eq!(hugepages_free(root.path(), Bytes::mib(2)), Some(Bytes::mib(12)));
+        assert_eq!(hugepages_free(root.path(), Bytes::gib(1)), None);
+    }
+
+    #[test]
+    fn our_own_process_has_a_host_and_is_no_qemu() {
+        let host = look(Some(std::process::id()), None);
+        assert!(host.available.is_some_and(|bytes| !bytes.is_zero()));
+        assert!(!host.vfio && host.vhost_regions.is_none() && host.hugepages_free.is_none());
+        assert_eq!(qemu(std::process::id()), None);
+        assert_eq!(hugetlbfs("/proc", None), None);
+    }
+}

@@ -1,0 +1,199 @@
+//! Acts as commands. One act, one change: a command is sent once, and a guard reads what the act starts from right
+//! before. Nothing is awaited but the command's own answer.
+
+use std::time::Duration;
+
+use scale::observed::{Backing, VcpuProps};
+use scale::plan::{Act, Zone};
+use scale::units::Bytes;
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::look;
+use super::monitor::Monitor;
+use super::replies::BalloonInfo;
+use crate::guest::onlining;
+use crate::guest::reach::Reach;
+use crate::{ApplyError, ObserveError};
+
+/// Where a virtio-mem device, or any device with an id, is among QEMU's objects.
+pub(super) fn path(id: &str) -> String {
+    format!("/machine/peripheral/{id}")
+}
+
+/// Carries out one act by `until`. `block` bounds the emptying of one memory block.
+pub(super) async fn apply(
+    monitor: &Monitor,
+    reach: &mut Reach,
+    act: &Act,
+    block: Duration,
+    until: Instant,
+) -> Result<(), ApplyError> {
+    let order = |command, arguments| monitor.order(command, arguments, until);
+    match act {
+        Act::CreateBackend { memdev, size, backing } => {
+            let nested = monitor.qmp.version().major < 6;
+            order("object-add", backend(memdev, *size, backing, nested)?).await
+        }
+        Act::DeleteBackend { memdev } => order("object-del", json!({ "id": memdev })).await,
+        Act::PlugDimm { id, memdev, slot, node, addr } => {
+            order("device_add", dimm(id, memdev, *slot, *node, *addr)).await
+        }
+        Act::UnplugDimm { id, .. } | Act::UnplugVcpu { id } => order("device_del", json!({ "id": id })).await,
+        Act::PlugVcpu { id, driver, props } => order("device_add", vcpu(id, driver, props)).await,
+        Act::ResizeVirtioMem { id, from, to } => {
+            let now: Option<u64> = monitor.property(&path(id), REQUESTED).await?;
+            let now =
+                now.ok_or_else(|| ApplyError::Refused(format!("there is no virtio-mem device {id}")))?;
+            guard(&format!("the size requested of {id}"), Bytes::new(now), *from, *to)?;
+            order("qom-set", request(id, *to)).await
+        }
+        Act::SettleVirtioMem { id } => {
+            let size: Option<u64> = monitor.property(&path(id), "size").await?;
+            let size =
+                size.ok_or_else(|| ApplyError::Refused(format!("there is no virtio-mem device {id}")))?;
+            order("qom-set", request(id, Bytes::new(size))).await
+        }
+        Act::SetBalloon { from, to } => {
+            let now: Option<BalloonInfo> = monitor.ask_if("query-balloon", Value::Null).await?;
+            let now = now.ok_or_else(|| ApplyError::Refused("the machine has no balloon".into()))?;
+            guard("the balloon", Bytes::new(now.actual), *from, *to)?;
+            order("balloon", json!({ "value": to.get() })).await
+        }
+        Act::OnlineBlocks { device, zone } => online(monitor, reach, device, *zone, until).await,
+        Act::OfflineBlocks { device } => offline(monitor, reach, device, block, until).await,
+        Act::OnlineVcpus { count } => onlining::online_vcpus(reach, *count, until).await,
+        Act::AwaitOnline { .. } => Ok(()),
+    }
+}
+
+const REQUESTED: &str = "requested-size";
+
+/// Refuses where something stands neither where the act starts from nor where it leads to (sent a second time).
+fn guard(what: &str, now: Bytes, from: Bytes, to: Bytes) -> Result<(), ApplyError> {
+    if now == from || now == to {
+        return Ok(());
+    }
+    Err(ApplyError::Refused(format!("{what} is {now} and no longer {from}: something else has changed it")))
+}
+
+fn request(id: &str, size: Bytes) -> Value {
+    json!({ "path": path(id), "property": REQUESTED, "value": size.get() })
+}
+
+/// The arguments of `object-add`; before QEMU 6.0 the object's properties are nested in `props`.
+fn backend(memdev: &str, size: Bytes, backing: &Backing, nested: bool) -> Result<Value, ApplyError> {
+    let (kind, mut props) = match backing {
+        Backing::Ram => ("memory-backend-ram", json!({})),
+        Backing::SharedMemfd => ("memory-backend-memfd", json!({ "share": true })),
+        // Without `prealloc` a shortage of huge pages kills QEMU at the first touch (SIGBUS).
+        Backing::Hugepages { path, share, .. } => {
+            ("memory-backend-file", json!({ "mem-path": path, "share": share, "prealloc": true }))
+        }
+        Backing::Unknown(what) => {
+            return Err(ApplyError::Refused(format!(
+                "boot memory is backed by {what}, which Supple cannot make"
+            )));
+        }
+    };
+    props["size"] = size.get().into();
+    let mut arguments = json!({ "qom-type": kind, "id": memdev });
+    if nested {
+        arguments["props"] = props;
+    } else if let (Some(arguments), Value::Object(props)) = (arguments.as_object_mut(), props) {
+        arguments.extend(props);
+    }
+    Ok(arguments)
+}
+
+fn dimm(id: &str, memdev: &str, slot: u32, node: u32, addr: Option<u64>) -> Value {
+    let mut arguments =
+        json!({ "driver": "pc-dimm", "id": id, "memdev": memdev, "slot": slot, "node": node });
+    if let Some(addr) = addr {
+        arguments["addr"] = addr.into();
+    }
+    arguments
+}
+
+fn vcpu(id: &str, driver: &str, props: &VcpuProps) -> Value {
+    let VcpuProps {
+        node_id,
+        drawer_id,
+        book_id,
+        socket_id,
+        die_id,
+        cluster_id,
+        module_id,
+        core_id,
+        thread_id,
+    } = *props;
+    let mut arguments = Map::new();
+    arguments.insert("driver".into(), driver.into());
+    arguments.insert("id".into(), id.into());
+    let places = [
+        ("node-id", node_id),
+        ("drawer-id", drawer_id),
+        ("book-id", book_id),
+        ("socket-id", socket_id),
+        ("die-id", die_id),
+        ("cluster-id", cluster_id),
+        ("module-id", module_id),
+        ("core-id", core_id),
+        ("thread-id", thread_id),
+    ];
+    for (name, place) in places {
+        if let Some(place) = place {
+            arguments.insert(name.into(), place.into());
+        }
+    }
+    arguments.into()
+}
+
+/// Blocks that a DIMM covers must all be there, so they need not be listed first; of virtio-mem's region only some are.
+async fn online(
+    monitor: &Monitor,
+    reach: &mut Reach,
+    device: &str,
+    zone: Zone,
+    until: Instant,
+) -> Result<(), ApplyError> {
+    let region = region(monitor, device).await?;
+    let block = crate::guest::facts::block(reach).await?;
+    let covered = region.blocks(block);
+    let blocks = if region.is_whole {
+        covered.collect()
+    } else {
+        let shown = look::blocks(reach).await?;
+        onlining::in_state(&shown, &covered, false)
+    };
+    onlining::online(reach, &blocks, zone, until).await
+}
+
+/// From the last block to the first: Linux fills memory from the start, so what refuses is found late but costs least
+/// to put back.
+async fn offline(
+    monitor: &Monitor,
+    reach: &mut Reach,
+    device: &str,
+    each: Duration,
+    until: Instant,
+) -> Result<(), ApplyError> {
+    let region = region(monitor, device).await?;
+    let block = crate::guest::facts::block(reach).await?;
+    let shown = look::blocks(reach).await?;
+    let mut blocks = onlining::in_state(&shown, &region.blocks(block), true);
+    blocks.reverse();
+    onlining::offline(reach, &blocks, each, until).await
+}
+
+async fn region(monitor: &Monitor, device: &str) -> Result<look::Region, ApplyError> {
+    let region = look::region(monitor, device).await?;
+    region.ok_or_else(|| ApplyError::Refused(format!("QEMU lists no memory device {device}")))
+}
+
+/// What could not be read before an act was sent: nothing has happened.
+impl From<ObserveError> for ApplyError {
+    fn from(error: ObserveError) -> ApplyError {
+        ApplyError::Refused(format!("{error}; nothing was changed"))
+    }
+}

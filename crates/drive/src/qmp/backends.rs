@@ -1,0 +1,168 @@
+//! Memory backends: which the boot memory uses and how it is backed, and which nothing uses. Careful to one side: a
+//! backend counts as unused only where everything that could use it was looked at. (QEMU itself refuses to delete one
+//! that is in use: "object 'X' is in use, can not be deleted", seen on 7.2.)
+
+use std::collections::BTreeSet;
+
+use scale::observed::{Backend, Backing};
+use scale::plan::OWN_PREFIX;
+use scale::units::Bytes;
+use serde_json::{Value, json};
+
+use super::cmdline::CommandLine;
+use super::monitor::{Monitor, each};
+use super::observe::Peripheral;
+use super::replies::{Memdev, Property, last_part};
+use crate::{ObserveError, host};
+
+/// The most devices that are asked whether they use a backend. A machine with more keeps its unused backends unseen.
+const MOST_DEVICES: usize = 512;
+
+/// The type of the object `id`, from the list of all objects.
+fn kind<'a>(objects: &'a [Property], id: &str) -> Option<&'a str> {
+    objects.iter().find(|object| object.name == id)?.child()
+}
+
+/// Whether the objects list a memory backend of this id.
+pub(super) fn exists(objects: &[Property], id: &str) -> bool {
+    kind(objects, id).is_some_and(|kind| kind.starts_with("memory-backend-"))
+}
+
+/// The ids of the backends that boot memory uses. `link` is the machine's property `memory-backend`.
+pub(super) fn of_boot(link: Option<&str>, line: &CommandLine) -> Vec<String> {
+    let link = link.map(last_part).filter(|id| !id.is_empty());
+    let numa = line.numa_backends();
+    if numa.is_empty() {
+        link.into_iter().map(str::to_owned).collect()
+    } else {
+        numa.into_iter().map(str::to_owned).collect()
+    }
+}
+
+/// How boot memory is backed.
+pub(super) async fn backing(
+    monitor: &Monitor,
+    boot: &[String],
+    objects: &[Property],
+    line: &CommandLine,
+    pid: Option<u32>,
+) -> Result<Backing, ObserveError> {
+    let Some(id) = boot.first() else {
+        // QEMU before 5.0 has boot memory without a backend object.
+        return Ok(match line.mem_path() {
+            Some(path) => of_file(path, false, pid),
+            None => Backing::Ram,
+        });
+    };
+    let path = format!("/objects/{id}");
+    let share = async { Ok(monitor.property(&path, "share").await?.unwrap_or(false)) };
+    Ok(match kind(objects, id) {
+        Some("memory-backend-ram") => Backing::Ram,
+        Some("memory-backend-memfd") => {
+            let (share, huge) = tokio::try_join!(share, monitor.property(&path, "hugetlb"))?;
+            match (huge.unwrap_or(false), share) {
+                (true, _) => Backing::Unknown("memory-backend-memfd with hugetlb=on".into()),
+                (false, true) => Backing::SharedMemfd,
+                (false, false) => Backing::Ram,
+            }
+        }
+        // QEMU 9.1 and later.
+        Some("memory-backend-shm") => Backing::SharedMemfd,
+        Some("memory-backend-file") => {
+            let (share, file) = tokio::try_join!(share, monitor.property::<String>(&path, "mem-path"))?;
+            of_file(&file.unwrap_or_default(), share, pid)
+        }
+        Some(other) => Backing::Unknown(other.to_owned()),
+        None => Backing::Unknown(format!("the object {id}")),
+    })
+}
+
+fn of_file(path: &str, share: bool, pid: Option<u32>) -> Backing {
+    match host::hugetlbfs(path, pid) {
+        Some((path, page)) => Backing::Hugepages { path, page, share },
+        None if share => Backing::SharedMemfd,
+        None => Backing::Unknown(format!("memory-backend-file at {path}")),
+    }
+}
+
+/// What is known of the users of backends.
+#[derive(Debug)]
+pub(super) struct Users<'a> {
+    /// Backends of memory devices.
+    pub(super) devices: &'a BTreeSet<String>,
+    /// Backends of boot memory.
+    pub(super) boot: &'a [String],
+    /// QEMU's command line.
+    pub(super) line: &'a CommandLine,
+    /// All devices but those in the machine's own parts: folder and entry.
+    pub(super) peripherals: &'a [Peripheral],
+}
+
+/// The backends that nothing uses, in ascending order of their ids.
+pub(super) async fn unused(
+    monitor: &Monitor,
+    memdevs: Vec<Memdev>,
+    objects: &[Property],
+    users: Users<'_>,
+) -> Result<Vec<Backend>, ObserveError> {
+    let free = |id: &str| {
+        let kinds =
+            ["memory-backend-ram", "memory-backend-memfd", "memory-backend-file", "memory-backend-shm"];
+        let told = users.line.is_complete() && !users.line.uses(id);
+        kind(objects, id).is_some_and(|kind| kinds.contains(&kind))
+            && !users.devices.contains(id)
+            && !users.boot.iter().any(|boot| boot == id)
+            && (told || id.starts_with(OWN_PREFIX))
+    };
+    let mut found: Vec<Backend> = memdevs
+        .into_iter()
+        .filter_map(|memdev| Some(Backend { id: memdev.id?, size: Bytes::new(memdev.size) }))
+        .filter(|backend| free(&backend.id))
+        .collect();
+    if found.is_empty() {
+        return Ok(found);
+    }
+    let linked = linked(monitor, users.peripherals).await?;
+    let Some(linked) = linked else { return Ok(Vec::new()) };
+    found.retain(|backend| !linked.contains(&backend.id));
+    found.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(found)
+}
+
+/// The backends that devices outside of `query-memory-devices` link to, such as `ivshmem-plain`; nothing where there
+/// are too many devices to ask.
+async fn linked(
+    monitor: &Monitor,
+    peripherals: &[Peripheral],
+) -> Result<Option<BTreeSet<String>>, ObserveError> {
+    let others: Vec<String> = peripherals
+        .iter()
+        .filter(|(_, device)| device.child().is_some_and(|kind| !matches!(kind, "pc-dimm" | "nvdimm")))
+        .map(|(folder, device)| format!("{folder}/{}", device.name))
+        .collect();
+    if others.len() > MOST_DEVICES {
+        return Ok(None);
+    }
+    let lists = each(others.iter().map(|path| async move {
+        let list: Option<Vec<Property>> = monitor.ask_if("qom-list", json!({ "path": path })).await?;
+        Ok((path, list.unwrap_or_default()))
+    }))
+    .await;
+    let mut links = Vec::new();
+    for list in lists {
+        let (path, list) = list?;
+        links.extend(
+            list.into_iter()
+                .filter(|property| property.kind == "link<memory-backend>")
+                .map(|property| (path, property.name)),
+        );
+    }
+    let targets = each(links.iter().map(|(path, name)| monitor.property::<Value>(path, name))).await;
+    let mut linked = BTreeSet::new();
+    for target in targets {
+        if let Some(target) = target?.as_ref().and_then(Value::as_str) {
+            linked.insert(last_part(target).to_owned());
+        }
+    }
+    Ok(Some(linked))
+}

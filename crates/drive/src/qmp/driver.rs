@@ -1,0 +1,151 @@
+//! A machine on plain QEMU: the monitor, the guest's agent and the host behind the driver seam. What to do is told
+//! from above; how each question and act is put is in `observe`, `look` and `act`.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use scale::limits::Limits;
+use scale::observed::{Guest, Observed};
+use scale::plan::Act;
+use scale::sight::{Event, Look, Sight};
+use scale::time::{Moment, Span};
+use tokio::time::Instant;
+
+use super::monitor::Monitor;
+use super::observe::Seen;
+use super::{ConnectError, Events, Heard, Qmp, act, balloon, look, news, observe};
+use crate::guest::facts;
+use crate::guest::reach::Reach;
+use crate::{ApplyError, Hypervisor, ObserveError};
+
+/// How long QEMU may take to greet. A monitor that another client holds never does.
+const GREETING: Duration = Duration::from_secs(10);
+
+/// A machine on plain QEMU. Dropped, it is disconnected; the machine is not touched.
+#[derive(Debug)]
+pub struct QmpMachine {
+    monitor: Monitor,
+    events: Events,
+    reach: Reach,
+    clock: Clock,
+    /// How long the guest may take to empty one memory block.
+    block: Duration,
+    lasting: Option<observe::Lasting>,
+    /// When the last act was sent.
+    changed: Moment,
+}
+
+/// Why the machine cannot be driven.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its monitor cannot be used.
+    #[error(transparent)]
+    Monitor(#[from] ConnectError),
+}
+
+/// Wall-clock time that never goes back: read once, then carried on by the monotonic clock.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    wall: Moment,
+    at: Instant,
+}
+
+impl Clock {
+    fn start() -> Clock {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        Clock { wall: Moment::from_unix_millis(u64::try_from(wall).unwrap_or(u64::MAX)), at: Instant::now() }
+    }
+
+    fn now(&self) -> Moment {
+        let passed = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.wall + Span::millis(passed)
+    }
+
+    fn instant(&self, moment: Moment) -> Instant {
+        self.at + duration(moment.since(self.wall))
+    }
+}
+
+/// At most a year, so that no sum of it with a point in time overflows.
+fn duration(span: Span) -> Duration {
+    Duration::from_millis(span.as_millis()).min(Duration::from_secs(365 * 24 * 3600))
+}
+
+impl QmpMachine {
+    /// Connects to QEMU's monitor at the socket `qmp` and, at the same time, to the guest's agent at the socket
+    /// `agent`. An agent that cannot be reached is no error: [`Guest::Unheard`] will say why.
+    ///
+    /// # Errors
+    /// [`OpenError`], with what to do about it.
+    pub async fn open(qmp: &Path, agent: Option<&Path>, limits: &Limits) -> Result<QmpMachine, OpenError> {
+        let mut reach = Reach::new(agent, duration(limits.agent));
+        let limit = duration(limits.monitor);
+        let knock = async {
+            // Why it failed is remembered and told by the first observation.
+            let _ = reach.agent().await;
+            Ok(())
+        };
+        let (qmp, ()) = tokio::try_join!(Qmp::connect(qmp, GREETING.min(limit)), knock)?;
+        // Before any command, so that no event is missed.
+        let events = qmp.events();
+        let clock = Clock::start();
+        Ok(QmpMachine {
+            monitor: Monitor::new(qmp, limit),
+            events,
+            reach,
+            clock,
+            block: duration(limits.offline_block),
+            lasting: None,
+            changed: clock.now(),
+        })
+    }
+
+    /// The guest's figures through the balloon, where its agent tells none.
+    async fn figures(&self, seen: &mut Seen, guest: &Guest) -> Result<(), ObserveError> {
+        let told = guest.heard().is_some_and(|facts| facts.meminfo.is_some());
+        let (Some(balloon), Some(path)) = (&mut seen.memory.balloon, &seen.balloon) else { return Ok(()) };
+        if !told && seen.machine.is_running() && balloon::turn_on(&self.monitor, path).await? {
+            balloon.stats = balloon::first(&self.monitor, path, balloon.stats).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Hypervisor for QmpMachine {
+    fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    async fn observe(&mut self) -> Result<Observed, ObserveError> {
+        let machine = observe::observe(&self.monitor, &mut self.lasting);
+        let (seen, guest) = tokio::join!(machine, facts::gather(&mut self.reach));
+        let mut seen = seen?;
+        self.figures(&mut seen, &guest).await?;
+        let Seen { machine, memory, vcpus, host, balloon: _ } = seen;
+        Ok(Observed { at: self.now(), machine, memory, vcpus, guest, host, pending: Vec::new() })
+    }
+
+    async fn look(&mut self, look: &Look) -> Result<Sight, ObserveError> {
+        look::look(&self.monitor, &mut self.reach, look, self.changed).await
+    }
+
+    async fn apply(&mut self, act: &Act, until: Moment) -> Result<(), ApplyError> {
+        self.changed = self.now();
+        let until = self.clock.instant(until);
+        act::apply(&self.monitor, &mut self.reach, act, self.block, until).await
+    }
+
+    async fn watch(&mut self, until: Moment) -> Option<Event> {
+        let event = match self.events.next(self.clock.instant(until)).await {
+            Heard::Event(event) => news::meaning(&event),
+            Heard::Lagged(missed) => Event::Other { name: format!("{missed} events were lost") },
+            Heard::Quiet => return None,
+            Heard::Closed => Event::Gone { why: "the connection to QEMU has ended".into() },
+        };
+        if event == Event::GuestReset {
+            // The guest may come back with another kernel and another agent.
+            self.reach.forget();
+        }
+        Some(event)
+    }
+}

@@ -1,0 +1,250 @@
+//! Everything there is to know of a machine, asked of QEMU in at most two exchanges: one for all that has a name, one
+//! for what the first named (the balloon's figures, and once the boot memory's backing). It changes nothing.
+
+use scale::observed::{Accel, Backing, Balloon, Host, Machine, Memory, Node, Vcpus, Version};
+use scale::units::Bytes;
+use serde_json::{Value, json};
+
+use super::backends::{self, Users};
+use super::balloon;
+use super::cmdline::CommandLine;
+use super::monitor::Monitor;
+use super::replies::{
+    self, BalloonInfo, BlockJob, Devices, HotpluggableCpu, Kvm, Memdev, MemoryConfig, MemoryDevice,
+    Migration, Name, OspmStatus, Property, SizeSummary, Status, Target, Uuid,
+};
+use crate::{ObserveError, host};
+
+/// QEMU's side of an observation, and the host's.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) machine: Machine,
+    pub(super) memory: Memory,
+    pub(super) vcpus: Vcpus,
+    pub(super) host: Host,
+    /// Where the balloon is among QEMU's objects.
+    pub(super) balloon: Option<String>,
+}
+
+/// What does not change while QEMU runs: asked once.
+#[derive(Debug)]
+pub(super) struct Lasting {
+    name: Option<String>,
+    uuid: Option<String>,
+    kind: String,
+    arch: String,
+    accel: Accel,
+    config: Option<MemoryConfig>,
+    /// Size of the region for memory devices (x86 only).
+    region: Option<u64>,
+    line: CommandLine,
+    pid: Option<u32>,
+    boot_backends: Vec<String>,
+    backing: Option<Backing>,
+}
+
+/// What changes.
+#[derive(Debug)]
+struct Current {
+    status: Status,
+    base: SizeSummary,
+    devices: Vec<MemoryDevice>,
+    memdevs: Vec<Memdev>,
+    cpus: Option<Vec<HotpluggableCpu>>,
+    ospm: Vec<OspmStatus>,
+    balloon: Option<BalloonInfo>,
+    numa: Option<String>,
+    migration: Migration,
+    jobs: Vec<BlockJob>,
+    objects: Vec<Property>,
+    peripherals: Vec<Peripheral>,
+}
+
+/// A device's folder and entry.
+pub(super) type Peripheral = (&'static str, Property);
+
+/// Looks at the machine and the host.
+pub(super) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> Result<Seen, ObserveError> {
+    let (lasting, current) = match known.take() {
+        Some(lasting) => (lasting, current(monitor).await?),
+        None => tokio::try_join!(lasting(monitor), current(monitor))?,
+    };
+    let lasting = known.insert(lasting);
+    let devices = replies::devices(current.devices, &current.ospm)?;
+    let users = Users {
+        devices: &devices.backends,
+        boot: &lasting.boot_backends,
+        line: &lasting.line,
+        peripherals: &current.peripherals,
+    };
+    let backing = async {
+        match lasting.backing.clone() {
+            Some(backing) => Ok(backing),
+            None => {
+                let boot = &lasting.boot_backends;
+                backends::backing(monitor, boot, &current.objects, &lasting.line, lasting.pid).await
+            }
+        }
+    };
+    let balloon_path = balloon::path(&current.peripherals);
+    let balloon = async {
+        let Some(info) = &current.balloon else { return Ok(None) };
+        let stats = match &balloon_path {
+            Some(path) => balloon::latest(monitor, path).await?,
+            None => None,
+        };
+        Ok(Some(Balloon { actual: Bytes::new(info.actual), stats }))
+    };
+    let unused = backends::unused(monitor, current.memdevs, &current.objects, users);
+    let (backing, unused_backends, balloon) = tokio::try_join!(backing, unused, balloon)?;
+    lasting.backing = Some(backing.clone());
+
+    let (boot, ceiling, slots) = limits(lasting, current.base.base_memory, &current.ospm);
+    let vcpus = Vcpus {
+        slots: replies::vcpu_slots(current.cpus.unwrap_or_default(), &current.ospm)?,
+        removed_before: replies::vcpu_removed_before(&current.ospm),
+    };
+    let page = page_of(&backing);
+    let Devices { dimms, virtio_mem, .. } = devices;
+    let mut memory = Memory {
+        boot,
+        ceiling,
+        slots,
+        alignment: page.unwrap_or_else(|| alignment(&lasting.arch)),
+        backing,
+        dimms,
+        virtio_mem,
+        balloon,
+        unused_backends,
+        nodes: current.numa.as_deref().map(replies::nodes).unwrap_or_default(),
+    };
+    if memory.nodes.is_empty() {
+        memory.nodes = vec![Node { id: 0, memory: memory.total() }];
+    }
+    let busy = replies::busy(&current.migration, &current.jobs);
+    let machine = machine(monitor, lasting, current.status.status, busy);
+    Ok(Seen { machine, memory, vcpus, host: host::look(lasting.pid, page), balloon: balloon_path })
+}
+
+fn machine(monitor: &Monitor, lasting: &Lasting, state: String, busy: Vec<String>) -> Machine {
+    let version = monitor.qmp.version();
+    let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    Machine {
+        name: lasting.name.clone(),
+        uuid: lasting.uuid.clone(),
+        kind: lasting.kind.clone(),
+        arch: lasting.arch.clone(),
+        qemu: Version(number(version.major), number(version.minor), number(version.micro)),
+        accel: lasting.accel,
+        state,
+        busy,
+    }
+}
+
+/// The size of the huge pages of a backing.
+fn page_of(backing: &Backing) -> Option<Bytes> {
+    match backing {
+        Backing::Hugepages { page, .. } => Some(*page),
+        Backing::Ram | Backing::SharedMemfd | Backing::Unknown(_) => None,
+    }
+}
+
+/// What DIMM sizes must be multiples of with ordinary pages (`QEMU_VMALLOC_ALIGN`, include/qemu/osdep.h, and
+/// `SPAPR_MEMORY_BLOCK_SIZE`, hw/ppc/spapr.h; 7.2 and 10.0).
+fn alignment(arch: &str) -> Bytes {
+    match arch {
+        "ppc64" => Bytes::mib(256),
+        "s390x" => Bytes::mib(1),
+        _ => Bytes::mib(2),
+    }
+}
+
+/// Boot memory, ceiling and slots: from the machine's property, else from the command line, else (x86) from the
+/// region for memory devices, which has 1 GiB more for each slot (hw/i386/pc.c, `pc_get_device_memory_range`, 7.2).
+fn limits(lasting: &Lasting, base: u64, ospm: &[OspmStatus]) -> (Bytes, Bytes, u32) {
+    let boot = Bytes::new(base);
+    if let Some(config) = lasting.config {
+        let slots = config.slots.and_then(|slots| u32::try_from(slots).ok()).unwrap_or(0);
+        return (boot, Bytes::new(config.max_size.unwrap_or(base).max(base)), slots);
+    }
+    let slots = replies::dimm_slots(ospm);
+    let spare = lasting.region.unwrap_or(0).saturating_sub(u64::from(slots) << 30);
+    (boot, boot.checked_add(Bytes::new(spare)).unwrap_or(boot), slots)
+}
+
+async fn lasting(monitor: &Monitor) -> Result<Lasting, ObserveError> {
+    let machine = "/machine";
+    let none = || Value::Null;
+    let (name, uuid, kvm, target, kind, config, link, region) = tokio::try_join!(
+        monitor.ask_if::<Name>("query-name", none()),
+        monitor.ask_if::<Uuid>("query-uuid", none()),
+        monitor.ask_if::<Kvm>("query-kvm", none()),
+        monitor.ask_if::<Target>("query-target", none()),
+        monitor.property::<String>(machine, "type"),
+        monitor.property::<MemoryConfig>(machine, "memory"),
+        monitor.property::<String>(machine, "memory-backend"),
+        monitor.property::<u64>(machine, "device-memory-region-size"),
+    )?;
+    let pid = monitor.qmp.peer_pid().and_then(host::qemu);
+    let line = CommandLine::parse(&pid.map(host::command_line).unwrap_or_default());
+    let kind = kind.unwrap_or_default();
+    Ok(Lasting {
+        name: name.and_then(|name| name.name),
+        uuid: uuid.map(|uuid| uuid.uuid).filter(|uuid| uuid.chars().any(|c| !matches!(c, '0' | '-'))),
+        kind: kind.strip_suffix("-machine").unwrap_or(&kind).to_owned(),
+        arch: target.map(|target| target.arch).unwrap_or_default(),
+        accel: kvm.map_or(Accel::Unknown, |kvm| if kvm.enabled { Accel::Kvm } else { Accel::Tcg }),
+        config: config.or_else(|| line.memory()),
+        region,
+        boot_backends: backends::of_boot(link.as_deref(), &line),
+        line,
+        pid,
+        backing: None,
+    })
+}
+
+async fn current(monitor: &Monitor) -> Result<Current, ObserveError> {
+    let none = || Value::Null;
+    let objects = json!({ "path": "/objects" });
+    let info_numa = json!({ "command-line": "info numa" });
+    let (status, base, devices, memdevs, cpus, ospm, balloon, numa, migration, jobs, objects, peripherals) =
+        tokio::try_join!(
+            monitor.ask("query-status", none()),
+            monitor.ask("query-memory-size-summary", none()),
+            monitor.ask("query-memory-devices", none()),
+            monitor.ask_if("query-memdev", none()),
+            monitor.ask_if("query-hotpluggable-cpus", none()),
+            monitor.ask_if("query-acpi-ospm-status", none()),
+            monitor.ask_if("query-balloon", none()),
+            monitor.ask_if("human-monitor-command", info_numa),
+            monitor.ask_if("query-migrate", none()),
+            monitor.ask_if("query-block-jobs", none()),
+            monitor.ask_if("qom-list", objects),
+            peripherals(monitor),
+        )?;
+    Ok(Current {
+        status,
+        base,
+        devices,
+        memdevs: memdevs.unwrap_or_default(),
+        cpus,
+        ospm: ospm.unwrap_or_default(),
+        balloon,
+        numa,
+        migration: migration.unwrap_or_default(),
+        jobs: jobs.unwrap_or_default(),
+        objects: objects.unwrap_or_default(),
+        peripherals,
+    })
+}
+
+/// All devices but the machine's own parts, with the folder that each is in.
+pub(super) async fn peripherals(monitor: &Monitor) -> Result<Vec<Peripheral>, ObserveError> {
+    const FOLDERS: [&str; 2] = ["/machine/peripheral", "/machine/peripheral-anon"];
+    let list = |folder: &'static str| async move {
+        let list: Option<Vec<Property>> = monitor.ask_if("qom-list", json!({ "path": folder })).await?;
+        Ok(list.unwrap_or_default().into_iter().map(move |device| (folder, device)))
+    };
+    let (ids, anonymous) = tokio::try_join!(list(FOLDERS[0]), list(FOLDERS[1]))?;
+    Ok(ids.chain(anonymous).collect())
+}
