@@ -54,6 +54,21 @@ pub async fn write(agent: &mut Agent, path: &str, content: &[u8], limit: Duratio
     finish(agent, handle, until, written).await
 }
 
+/// Reads several files of at most `most` bytes each, in two exchanges, within `limit` in all.
+///
+/// # Errors
+/// Inside, why one file could not be read; outside, why none could be asked for.
+pub async fn read_each(
+    agent: &mut Agent,
+    paths: &[&str],
+    most: usize,
+    limit: Duration,
+) -> Result<Vec<Result<Vec<u8>, FileError>>, AgentError> {
+    let until = Instant::now() + limit;
+    let opened = open_each(agent, paths, "r", until).await?;
+    read_opened(agent, paths.iter().copied().zip(opened).collect(), most, until).await
+}
+
 /// Reads files that were opened to be read, each of at most `most` bytes, in one exchange, and closes them. Pairs of
 /// path and handle; for the few small files of /proc and /sys.
 ///
