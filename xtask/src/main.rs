@@ -1,9 +1,11 @@
-//! The project's chores: `cargo xtask setup | test | check | guest`. Each one is a file; this one only chooses.
+//! The project's chores: `cargo xtask setup | demo | test | bench | check | guest`. Each one is a file; this one only chooses.
 //!
 //! What a chore runs says itself what went wrong, and its exit status is handed on. It will not build or run anything
 //! that plain `cargo` commands do as well.
 
+mod bench;
 mod check;
+mod demo;
 mod guest;
 mod run;
 mod setup;
@@ -16,7 +18,9 @@ const USAGE: &str = "\
 usage: cargo xtask CHORE
 
   setup          fetch what the real guests of the tests are made of; silent when it is all there
+  demo           setup, then the main job on a real guest and a picture of it
   test [ARGS]    setup, then all tests; ARGS go to `cargo test`
+  bench          setup, then measurements beside the least that could be done
   check          formatting, lints and documentation
   guest          boot a guest to try `supple` on, until Ctrl-C
 ";
@@ -26,6 +30,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["setup"] => setup::setup(),
+        ["demo"] => demo::demo(),
+        ["bench"] => bench::bench(),
         ["test", rest @ ..] => test::test(rest),
         ["check"] => check::check(),
         ["guest"] => guest::guest(),

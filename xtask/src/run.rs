@@ -51,3 +51,12 @@ pub(crate) fn cargo(args: &[&str], environment: &[(&str, &str)]) -> Result<(), F
         Err(error) => Err(failed(Why::NotStarted(error))),
     }
 }
+
+/// Builds a package's program of the same name in `profile` (`dev` or `release`) and tells where it is.
+pub(crate) fn program(package: &str, profile: &str) -> Result<String, Failed> {
+    cargo(&["build", "--quiet", "--locked", "--package", package, "--profile", profile], &[])?;
+    let target = env::var("CARGO_TARGET_DIR")
+        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../target").to_owned());
+    let folder = if profile == "dev" { "debug" } else { profile };
+    Ok(format!("{target}/{folder}/{package}"))
+}

@@ -1,4 +1,9 @@
-//! The lab by hand: `lab prepare` fetches and builds what guests are made of, `lab run` boots one to try things on.
+//! The lab by hand: `lab prepare` fetches and builds what guests are made of, `lab run` boots one to try things on,
+//! `lab demo` and `lab bench` show and measure a build of `supple`.
+
+mod bench;
+mod chart;
+mod demo;
 
 use std::process::ExitCode;
 
@@ -12,7 +17,10 @@ async fn main() -> ExitCode {
     let done = match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["prepare"] => lab::prepare().await,
         ["run"] => run().await,
-        _ => Err(anyhow::anyhow!("usage: lab prepare | lab run")),
+        ["demo", supple] => demo::demo(supple.as_ref()).await,
+        ["bench", supple] => bench::bench(supple.as_ref()).await,
+        ["raw", job @ ..] => bench::raw::run(job),
+        _ => Err(anyhow::anyhow!("usage: lab prepare | run | demo SUPPLE | bench SUPPLE")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
