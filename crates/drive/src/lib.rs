@@ -6,6 +6,8 @@ pub mod guest;
 pub mod host;
 mod hypervisor;
 pub mod journal;
+#[cfg(feature = "libvirt")]
+pub mod libvirt;
 pub mod qmp;
 pub mod resize;
 pub mod wire;

@@ -1,0 +1,101 @@
+//! libvirt's "no", as a value. It will not say what to do about it: the caller knows what was tried.
+
+use crate::wire::shown;
+
+/// Why a call failed, in libvirt's words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// What kind of failure it is (`virErrorNumber`).
+    pub code: Code,
+    /// Which part of libvirt failed (`virErrorDomain`), such as 10 for the QEMU driver.
+    pub domain: i32,
+    /// libvirt's reason, safe to print.
+    pub message: String,
+}
+
+impl Error {
+    pub(super) fn new(code: i32, domain: i32, message: &str) -> Self {
+        Self { code: Code::from(code), domain, message: shown(message) }
+    }
+
+    /// A failure on our side of the call.
+    pub(super) fn own(code: Code, message: &str) -> Self {
+        Self { code, domain: 0, message: shown(message) }
+    }
+}
+
+/// The kinds of failure that callers tell apart; numbers from libvirt's `virterror.h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// `VIR_ERR_INTERNAL_ERROR`: also what QEMU refused, and before 11.2 what the guest agent refused.
+    Internal,
+    /// `VIR_ERR_NO_SUPPORT`: this driver or this daemon is too old for the call.
+    NoSupport,
+    /// `VIR_ERR_NO_CONNECT`: nothing answers at this URI.
+    NoConnect,
+    /// `VIR_ERR_INVALID_ARG`.
+    InvalidArgument,
+    /// `VIR_ERR_OPERATION_FAILED`: QEMU or the guest said no.
+    OperationFailed,
+    /// `VIR_ERR_XML_ERROR`, `VIR_ERR_XML_DETAIL`: the XML makes no sense to libvirt.
+    Xml,
+    /// `VIR_ERR_OPERATION_DENIED`, `VIR_ERR_ACCESS_DENIED`: a read-only connection, or a policy.
+    Denied,
+    /// `VIR_ERR_SYSTEM_ERROR`: also a socket that is not there.
+    System,
+    /// `VIR_ERR_RPC`: the connection to the daemon broke.
+    Rpc,
+    /// `VIR_ERR_NO_DOMAIN`: there is no such domain (any more).
+    NoDomain,
+    /// `VIR_ERR_AUTH_FAILED`, `VIR_ERR_AUTH_CANCELLED`, `VIR_ERR_AUTH_UNAVAILABLE`.
+    Auth,
+    /// `VIR_ERR_OPERATION_INVALID`: not in the domain's present state.
+    OperationInvalid,
+    /// `VIR_ERR_CONFIG_UNSUPPORTED`: the domain is not set up for this.
+    ConfigUnsupported,
+    /// `VIR_ERR_OPERATION_TIMEOUT`: another job holds the domain, or an unplug was not answered.
+    OperationTimeout,
+    /// `VIR_ERR_OPERATION_UNSUPPORTED`, `VIR_ERR_ARGUMENT_UNSUPPORTED`.
+    Unsupported,
+    /// `VIR_ERR_AGENT_UNRESPONSIVE`, `VIR_ERR_AGENT_UNSYNCED`: there is no guest agent, or it does not answer.
+    AgentUnresponsive,
+    /// `VIR_ERR_RESOURCE_BUSY`.
+    Busy,
+    /// `VIR_ERR_DEVICE_MISSING`: there is no such device.
+    DeviceMissing,
+    /// `VIR_ERR_AGENT_COMMAND_TIMEOUT` (11.2).
+    AgentTimeout,
+    /// `VIR_ERR_AGENT_COMMAND_FAILED` (11.2).
+    AgentFailed,
+    /// Any other number.
+    Other(i32),
+}
+
+impl From<i32> for Code {
+    fn from(number: i32) -> Self {
+        match number {
+            1 => Self::Internal,
+            3 => Self::NoSupport,
+            5 => Self::NoConnect,
+            8 => Self::InvalidArgument,
+            9 => Self::OperationFailed,
+            27 | 35 => Self::Xml,
+            29 | 88 => Self::Denied,
+            38 => Self::System,
+            39 => Self::Rpc,
+            42 => Self::NoDomain,
+            45 | 79 | 94 => Self::Auth,
+            55 => Self::OperationInvalid,
+            67 => Self::ConfigUnsupported,
+            68 => Self::OperationTimeout,
+            74 | 84 => Self::Unsupported,
+            86 | 97 => Self::AgentUnresponsive,
+            87 => Self::Busy,
+            99 => Self::DeviceMissing,
+            112 => Self::AgentTimeout,
+            113 => Self::AgentFailed,
+            other => Self::Other(other),
+        }
+    }
+}
