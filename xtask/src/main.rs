@@ -7,6 +7,7 @@ mod bench;
 mod check;
 mod demo;
 mod guest;
+mod libvirt;
 mod run;
 mod setup;
 mod test;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask CHORE
 
-  setup          fetch what the real guests of the tests are made of; silent when it is all there
+  setup          fetch what the build and the real guests of the tests need; silent when it is all there
   demo           setup, then the main job on a real guest and a picture of it
   test [ARGS]    setup, then all tests; ARGS go to `cargo test`
   bench          setup, then measurements beside the least that could be done

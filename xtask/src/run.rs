@@ -16,14 +16,21 @@ pub(crate) struct Failed {
 enum Why {
     Ended(ExitStatus),
     NotStarted(std::io::Error),
+    Missing,
 }
 
 impl Failed {
-    /// The status that the command ended with, or 1.
+    /// Something that the machine lacks, with the way out.
+    pub(crate) fn missing(what: &str) -> Self {
+        Self { command: what.to_owned(), why: Why::Missing }
+    }
+
+    /// The status that the command ended with, 2 where something is missing, or 1.
     pub(crate) fn exit_code(&self) -> ExitCode {
         let code = match &self.why {
             Why::Ended(status) => status.code().and_then(|code| u8::try_from(code).ok()),
             Why::NotStarted(_) => None,
+            Why::Missing => Some(2),
         };
         ExitCode::from(code.unwrap_or(1))
     }
@@ -34,6 +41,7 @@ impl fmt::Display for Failed {
         match &self.why {
             Why::Ended(status) => write!(f, "`{}` failed ({status})", self.command),
             Why::NotStarted(error) => write!(f, "`{}` could not be started: {error}", self.command),
+            Why::Missing => f.write_str(&self.command),
         }
     }
 }

@@ -1,10 +1,13 @@
 //! `cargo xtask setup`: has the lab fetch QEMU, where there is none, and the parts of its guests.
 //!
-//! Nothing is installed and no root is needed: all of it comes from the Debian archives that this machine's apt
-//! already trusts, into the lab's cache. Where that cannot be, the way out is printed and the exit status is 2.
+//! They come from the Debian archives that this machine's apt already trusts, into the lab's cache, without root.
+//! The one thing to install is what the build links against (see `libvirt`). Where something cannot be had, the way
+//! out is printed and the exit status is 2.
 
+use crate::libvirt;
 use crate::run::{Failed, cargo};
 
 pub(crate) fn setup() -> Result<(), Failed> {
+    libvirt::ensure()?;
     cargo(&["run", "--quiet", "--locked", "--package", "lab", "--", "prepare"], &[])
 }
