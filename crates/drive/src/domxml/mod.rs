@@ -1,0 +1,20 @@
+//! Machine descriptions of libvirt as text: read into facts, edited byte by byte, compared.
+//!
+//! Nothing here speaks to libvirt or links it, so that a description from a file, from another host or from a
+//! version control system is treated the same. It will not decide what a machine should get; callers ask for it.
+
+mod cpuset;
+mod document;
+mod domain;
+mod machine;
+mod read;
+mod units;
+
+pub use cpuset::CpuSet;
+pub use document::BadXml;
+pub use domain::{
+    AddressBits, AgentChannel, Backends, Backing, Balloon, Cell, Cpu, Domain, HugePages, MaxMemory, Memory,
+    MemoryDevice, MemoryModel, Slot, Topology, Vcpu, Vcpus,
+};
+pub use machine::{Board, Machine};
+pub use units::{as_attached, as_booted};
