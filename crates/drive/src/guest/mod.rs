@@ -26,6 +26,7 @@ pub mod files;
 pub mod message;
 pub mod onlining;
 pub mod reach;
+pub mod setup;
 
 use message::{No, Outcome, Refused, classify};
 
