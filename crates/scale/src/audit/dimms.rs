@@ -274,7 +274,7 @@ impl Auditor<'_> {
             self.at = Some(by);
             self.find(Kind::Leftover, format!("backend {id} is left without a device"));
         }
-        let shows_blocks = self.seen.guest.heard().is_some_and(|h| h.block.is_some());
+        let shows_blocks = self.seen.guest.heard().is_some_and(|h| h.block.is_some() && !h.blocks.is_empty());
         let idle: Vec<_> =
             self.ledger.sticks.iter().filter_map(|s| s.unused_by.map(|(by, _)| (by, s.id.clone()))).collect();
         for (by, id) in idle.into_iter().filter(|_| shows_blocks) {

@@ -28,7 +28,8 @@ pub(super) fn whole(scene: &Scene<'_>, parts: &[Part]) -> Vec<Obstacle> {
     found
 }
 
-fn machine(scene: &Scene<'_>) -> Vec<Obstacle> {
+/// What keeps the machine from any change now.
+pub(super) fn machine(scene: &Scene<'_>) -> Vec<Obstacle> {
     let machine = &scene.seen.machine;
     let mut found = Vec::new();
     if !machine.is_running() {
@@ -138,50 +139,44 @@ pub(super) fn overcommit(scene: &Scene<'_>, part: &Part) -> Option<String> {
 }
 
 /// Memory that the guest needs is never taken.
-pub(super) fn shrink(scene: &Scene<'_>, delta: Delta, asked: Bytes) -> Option<Obstacle> {
+pub(super) fn shrink(scene: &Scene<'_>, delta: Delta, part: &Part) -> Option<Obstacle> {
     let Delta::Shrink(by) = delta else { return None };
-    if by.is_zero() {
+    let taken = by.saturating_sub(part.idle);
+    if taken.is_zero() {
         return None;
     }
-    match scene.footing.floor(scene.limits) {
-        Some(floor) if asked >= floor => None,
-        Some(floor) => Some(Obstacle {
+    match scene.footing.can_spare(scene.limits) {
+        Some(spare) if taken <= spare => None,
+        Some(spare) => Some(Obstacle {
             when: When::NotNow,
-            reason: format!(
-                "the guest needs {} and a margin, {floor} in all",
-                scene.footing.needs.unwrap_or(Bytes::ZERO).round_up(Bytes::mib(1))
-            ),
-            way_out: smallest_safe(scene, floor),
+            reason: format!("the guest uses its memory and can spare {spare} where {taken} are to go"),
+            way_out: smallest_safe(scene, spare + part.idle),
         }),
-        None => {
-            let only_dimms =
-                scene.seen.memory.virtio_mem.iter().all(|v| v.size.is_zero() && v.requested.is_zero())
-                    || scene.wanted.mechanism == Some(Mechanism::Dimm);
-            if only_dimms && scene.wanted.mechanism != Some(Mechanism::Balloon) {
-                return None;
-            }
-            Some(Obstacle {
-                when: When::NotNow,
-                reason: "the guest does not tell how much memory it uses, and what is taken might be needed"
-                    .to_owned(),
-                way_out: "name the guest's agent with --agent, or let the balloon report \
-                          (guest-stats-polling-interval)"
-                    .to_owned(),
-            })
-        }
+        // DIMMs are emptied block by block in the guest, which keeps what it needs.
+        None if !takes_unasked(part) => None,
+        None => Some(Obstacle {
+            when: When::NotNow,
+            reason: "the guest does not tell how much memory it uses, and what is taken might be needed".to_owned(),
+            way_out: "name the guest's agent with --agent, or let the balloon report (guest-stats-polling-interval)"
+                .to_owned(),
+        }),
     }
 }
 
-fn smallest_safe(scene: &Scene<'_>, floor: Bytes) -> String {
+/// True where memory goes without the guest's blocks being emptied first.
+fn takes_unasked(part: &Part) -> bool {
+    part.acts().any(|act| matches!(act, Act::ResizeVirtioMem { .. } | Act::SetBalloon { .. }))
+}
+
+fn smallest_safe(scene: &Scene<'_>, can_go: Bytes) -> String {
     let from = scene.from.memory;
-    let memory = &scene.seen.memory;
-    let ballooned = scene.wanted.mechanism == Some(Mechanism::Balloon);
-    let grain = if ballooned {
+    let grain = if scene.wanted.mechanism == Some(Mechanism::Balloon) {
         Bytes::mib(1)
     } else {
-        memory.virtio_mem.iter().map(|v| v.block).min().unwrap_or_else(|| dimm::unit(scene))
+        let blocks = scene.seen.memory.virtio_mem.iter().map(|v| v.block);
+        blocks.min().unwrap_or_else(|| dimm::unit(scene))
     };
-    let least = from.saturating_sub(from.saturating_sub(floor).round_down(grain));
+    let least = from.saturating_sub(can_go.round_down(grain));
     if least >= from {
         "nothing can be taken now; free memory in the guest first".to_owned()
     } else {

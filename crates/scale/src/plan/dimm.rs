@@ -14,7 +14,7 @@ use crate::wanted::Mechanism;
 
 /// Regions of a vhost backend that boot memory takes on a PC: below 640 KiB, above 1 MiB, above 4 GiB, and one for what
 /// firmware cuts out (hw/i386/pc.c, QEMU 7.2 and 10.0).
-const BOOT_REGIONS: u32 = 4;
+const BOOT_REGIONS: i64 = 4;
 
 /// The size step of a DIMM on this machine: guest block, alignment and page size are powers of two, so the largest of
 /// them is a multiple of the others.
@@ -47,7 +47,7 @@ pub(super) fn plan(scene: &Scene<'_>, delta: Delta, before: Before) -> Part {
         Ok((layout, steps)) => {
             part = steps;
             part.peak = layout.peak;
-            part.obstacles.extend(dip(scene, &layout));
+            part.obstacles.extend(dip(scene, &layout, part.idle));
         }
         Err(obstacle) => part.obstacles.push(obstacle),
     }
@@ -117,7 +117,8 @@ fn bay(scene: &Scene<'_>, nodes: Vec<(u32, Bytes)>) -> Bay {
     let unit = unit(scene);
     let largest = scene.limits.dimm_max.round_down(unit).max(unit);
     let free = free_slots(scene);
-    let slots = free + u32::try_from(memory.dimms.len()).unwrap_or(u32::MAX);
+    let filled = i64::try_from(memory.dimms.len()).unwrap_or(i64::MAX);
+    let slots = u32::try_from(free.saturating_add(filled)).unwrap_or(0);
     let room = memory.headroom() + memory.dimm_total();
     let usual = layout::usual_size(room, slots, unit, largest);
     let mut order: Vec<usize> = (0..memory.dimms.len()).collect();
@@ -142,18 +143,14 @@ fn bay(scene: &Scene<'_>, nodes: Vec<(u32, Bytes)>) -> Bay {
     Bay { sticks, nodes, free, headroom: memory.headroom(), unit, largest, piece: largest, usual }
 }
 
-/// Slots that can take a DIMM, vhost's regions considered.
-fn free_slots(scene: &Scene<'_>) -> u32 {
-    let free = u32::try_from(place::open_slots(scene).len()).unwrap_or(u32::MAX);
+/// Slots that can take a DIMM, vhost's regions considered; below zero where those are overdrawn.
+fn free_slots(scene: &Scene<'_>) -> i64 {
+    let free = i64::try_from(place::open_slots(scene).len()).unwrap_or(i64::MAX);
     let memory = &scene.seen.memory;
-    let devices = u32::try_from(memory.dimms.len() + memory.virtio_mem.len()).unwrap_or(u32::MAX);
-    match scene.seen.host.vhost_regions {
-        Some(regions) => {
-            let kept = devices.saturating_add(BOOT_REGIONS).saturating_add(scene.limits.vhost_reserve);
-            free.min(regions.saturating_sub(kept))
-        }
-        None => free,
-    }
+    let devices = i64::try_from(memory.dimms.len() + memory.virtio_mem.len()).unwrap_or(i64::MAX);
+    let regions = scene.seen.host.vhost_regions.map(i64::from);
+    let kept = devices.saturating_add(BOOT_REGIONS).saturating_add(i64::from(scene.limits.vhost_reserve));
+    regions.map_or(free, |regions| free.min(regions.saturating_sub(kept)))
 }
 
 /// True where the guest shows no block of the DIMM online: nothing has to be moved.
@@ -236,26 +233,22 @@ fn balloon_is_inflated(scene: &Scene<'_>) -> Option<Obstacle> {
 }
 
 /// Removing first may leave the guest short for a while.
-fn dip(scene: &Scene<'_>, layout: &Layout) -> Option<Obstacle> {
+fn dip(scene: &Scene<'_>, layout: &Layout, idle: Bytes) -> Option<Obstacle> {
     if layout.dip.is_zero() {
         return None;
     }
-    let asked = scene.asked_memory();
-    let lowest = asked.min(scene.from.memory).saturating_sub(layout.dip);
-    let reason = match scene.footing.floor(scene.limits) {
-        Some(floor) if floor <= lowest => return None,
-        Some(floor) => format!(
-            "with neither slot nor ceiling left to add first, memory would fall to {lowest} for a while, and the \
-             guest needs {floor}"
-        ),
-        None => format!(
-            "with neither slot nor ceiling left to add first, memory would fall to {lowest} for a while, and the \
-             guest does not tell how much it needs"
-        ),
+    let lowest = scene.asked_memory().min(scene.from.memory).saturating_sub(layout.dip);
+    let taken = scene.from.memory.saturating_sub(lowest).saturating_sub(idle);
+    let why = match scene.footing.can_spare(scene.limits) {
+        Some(spare) if taken <= spare => return None,
+        Some(spare) => format!("the guest can spare {spare}"),
+        None => "the guest does not tell what it can spare".to_owned(),
     };
     Some(Obstacle {
         when: When::NotNow,
-        reason,
+        reason: format!(
+            "with neither slot nor ceiling left to add first, memory would fall to {lowest} for a while, and {why}"
+        ),
         way_out: "shrink by the size of a whole DIMM first, or start the machine with more slots".to_owned(),
     })
 }
@@ -269,7 +262,7 @@ fn no_layout(scene: &Scene<'_>, bay: &Bay, delta: Delta, none: NoLayout) -> Obst
             reason: format!(
                 "{} of its {} slots can take a DIMM{}, a DIMM is {} at most, and no merging of DIMMs that can be \
                  removed gives enough",
-                bay.free,
+                bay.free.max(0),
                 memory.slots,
                 if scene.seen.host.vhost_regions.is_some() { " within vhost's memory regions" } else { "" },
                 bay.piece,

@@ -4,7 +4,7 @@
 //! place is named in a note. Nothing here decides what to do.
 
 use crate::limits::Limits;
-use crate::observed::{AutoOnline, BalloonStats, GuestFacts, MemBlock, Observed};
+use crate::observed::{AutoOnline, BalloonStats, GuestFacts, MemBlock, Observed, blocks_of};
 use crate::units::Bytes;
 use std::ops::Range;
 
@@ -27,8 +27,8 @@ pub(super) struct Footing<'a> {
     pub(super) sets_blocks: bool,
     /// True where the agent can choose the zone of a block, by writing its file.
     pub(super) chooses_zone: bool,
-    /// What the guest cannot do without, if it tells: used memory and what its kernel keeps for itself.
-    pub(super) needs: Option<Bytes>,
+    /// What the guest uses and what is available to it, if it tells.
+    pub(super) usage: Option<Usage>,
     /// Free memory that the guest's kernel can use for itself, if the guest tells.
     pub(super) kernel_free: Option<Bytes>,
 }
@@ -56,7 +56,7 @@ impl<'a> Footing<'a> {
             shows_blocks,
             sets_blocks: shows_blocks && sets,
             chooses_zone: shows_blocks && writes,
-            needs: needs(facts, stats),
+            usage: usage(facts, stats),
             kernel_free: kernel_free(seen, facts, stats),
         }
     }
@@ -98,26 +98,36 @@ impl<'a> Footing<'a> {
         self.facts.and_then(|f| f.os_id.as_deref()) == Some("mswindows")
     }
 
-    /// The smallest total in whole MiB that leaves the guest what it uses and the margin; nothing where the use is
-    /// unknown.
-    pub(super) fn floor(&self, limits: &Limits) -> Option<Bytes> {
-        self.needs.map(|used| {
-            let part = Bytes::new(used.get() / 100).times(limits.shrink_margin_percent);
-            (used + part.max(limits.shrink_margin)).round_up(Bytes::mib(1))
+    /// How much can be taken from what the guest has online; nothing where it does not tell what it uses.
+    pub(super) fn can_spare(&self, limits: &Limits) -> Option<Bytes> {
+        self.usage.map(|usage| {
+            let part = Bytes::new(usage.used.get() / 100).times(limits.shrink_margin_percent);
+            usage.available.saturating_sub(part.max(limits.shrink_margin)).round_down(Bytes::mib(1))
         })
+    }
+
+    /// How much of a device the guest does not use, of `size` bytes somewhere in the range of `span` from `addr`.
+    pub(super) fn idle(&self, addr: u64, span: Bytes, size: Bytes) -> Bytes {
+        if !self.shows_blocks {
+            return Bytes::ZERO;
+        }
+        let online = self.blocks_in(&blocks_of(addr, span, self.block)).iter().filter(|b| b.online).count();
+        size.saturating_sub(self.block.times(online as u64))
     }
 }
 
-/// Used memory, and the difference between online blocks and MemTotal: the kernel's image and its page structures,
-/// which no shrink gives back.
-fn needs(facts: Option<&GuestFacts>, stats: Option<BalloonStats>) -> Option<Bytes> {
-    if let Some((facts, info)) = facts.and_then(|f| f.meminfo.map(|m| (f, m)))
-        && info.total >= info.available
-    {
-        let kept = facts.online_memory().map_or(Bytes::ZERO, |online| online.saturating_sub(info.total));
-        return Some(info.total - info.available + kept);
-    }
-    stats.map(|s| s.total - s.available)
+/// The guest's own account of its memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Usage {
+    pub(super) used: Bytes,
+    pub(super) available: Bytes,
+}
+
+/// From the agent, else from the balloon's driver.
+fn usage(facts: Option<&GuestFacts>, stats: Option<BalloonStats>) -> Option<Usage> {
+    let told = facts.and_then(|f| f.meminfo).map(|info| (info.total, info.available));
+    let (total, available) = told.or(stats.map(|s| (s.total, s.available)))?;
+    Some(Usage { used: total.checked_sub(available)?, available })
 }
 
 /// Available memory, as far as it can be the kernel's own: hot-plugged memory is taken as movable, so only the boot

@@ -31,8 +31,8 @@ pub(super) struct Bay {
     pub(super) sticks: Vec<Stick>,
     /// Id and memory of each node, DIMMs included. Never empty.
     pub(super) nodes: Vec<(u32, Bytes)>,
-    /// Slots that can be filled now.
-    pub(super) free: u32,
+    /// Slots that can be filled now; below zero where more are filled than should be (vhost's regions).
+    pub(super) free: i64,
     /// What the ceiling still allows.
     pub(super) headroom: Bytes,
     /// The size step of a new DIMM. Not zero.
@@ -215,8 +215,8 @@ impl<'a> Cut<'a> {
 
     /// Slots that are free afterwards, below zero if there are too few.
     fn spare(&self) -> i64 {
-        let held = i64::from(self.bay.free) + i64::try_from(self.going.len()).unwrap_or(i64::MAX);
-        held - i64::try_from(self.needs()).unwrap_or(i64::MAX)
+        let held = self.bay.free + i64::try_from(self.going.len()).unwrap_or(i64::MAX);
+        held.saturating_sub(i64::try_from(self.needs()).unwrap_or(i64::MAX))
     }
 
     fn pool(&mut self, stick: usize) -> &mut Bytes {
@@ -232,7 +232,7 @@ impl<'a> Cut<'a> {
     /// gives a slot and costs one at most, so taking more of them never makes it worse: where all of them do not
     /// suffice, nothing does.
     fn merge_until(mut self, spare: u32) -> Option<Cut<'a>> {
-        let enough = |cut: &Cut<'_>| cut.spare() >= i64::from(spare);
+        let enough = |cut: &Cut<'_>| cut.spare() >= i64::from(spare) || (spare == 0 && cut.needs() == 0);
         if enough(&self) {
             return Some(self);
         }

@@ -86,6 +86,8 @@ pub(super) struct Part {
     pub(super) adds_memory: bool,
     /// The most memory that the machine holds at any point beyond what it holds now.
     pub(super) peak: Bytes,
+    /// How much of what is taken away the guest has not in use.
+    pub(super) idle: Bytes,
 }
 
 impl Part {
@@ -106,6 +108,7 @@ impl Part {
         self.obstacles.extend(next.obstacles);
         self.adds_memory |= next.adds_memory;
         self.peak = self.peak + next.peak;
+        self.idle = self.idle + next.idle;
     }
 }
 
@@ -128,7 +131,11 @@ pub(super) fn delete_backend(memdev: &str, limits: &Limits) -> Step {
 }
 
 /// Backends of our own that no device uses: a run that was cut short left them. Those of others are not ours to judge.
+/// A machine that is occupied keeps them for now.
 fn leftovers(scene: &Scene<'_>) -> Part {
+    if !danger::machine(scene).is_empty() {
+        return Part::default();
+    }
     let steps: Vec<Step> = scene
         .seen
         .memory

@@ -23,7 +23,7 @@ pub(super) fn plan(scene: &Scene<'_>, asked: Bytes) -> Part {
         Some(Mechanism::VirtioMem) => bounded(scene, asked, |scene| virtio_mem::alone(scene, delta)),
         None => bounded(scene, asked, |scene| shared(scene, delta)),
     };
-    part.obstacles.extend(danger::shrink(scene, delta, asked));
+    part.obstacles.extend(danger::shrink(scene, delta, &part));
     part.obstacles.extend(danger::host(scene, &part));
     part.notes.extend(danger::overcommit(scene, &part));
     part

@@ -42,7 +42,11 @@ pub(super) fn steps(scene: &Scene<'_>, layout: &Layout, hotplugged: Bytes) -> Re
                 part.groups.push(place.plug(*size, *node, zone, addr));
                 part.adds_memory = true;
             }
-            Move::Remove { stick } => part.groups.push(place.unplug(&scene.seen.memory.dimms[*stick])),
+            Move::Remove { stick } => {
+                let dimm = &scene.seen.memory.dimms[*stick];
+                part.idle = part.idle + scene.footing.idle(dimm.addr, dimm.size, dimm.size);
+                part.groups.push(place.unplug(dimm));
+            }
         }
     }
     part.notes = place.notes(layout);
@@ -130,26 +134,28 @@ impl<'a> Place<'a> {
             unplug,
         );
         let mut group = vec![create, plug];
-        if footing.shows_blocks && (footing.sets_blocks || footing.onlines_itself()) {
-            group.push(step(
-                Act::OnlineBlocks { device: id.clone(), zone },
-                Proof::BlocksOnline { device: id.clone(), whole: true },
-                Strength::GuestConfirmed,
-                scaled(limits.online, limits.online, size),
-                if footing.sets_blocks { vec![Act::OfflineBlocks { device: id }] } else { Vec::new() },
-            ));
-        } else if let Some(stats) = footing.stats {
-            // Not all of a DIMM need arrive in MemTotal: its page structures may lie in itself (memmap_on_memory).
-            let grown = self.plugged - self.plugged.per(METADATA / 2);
-            group.push(step(
-                Act::AwaitOnline { device: id },
-                Proof::GuestTotal { at_least: stats.total + grown },
-                Strength::DriverConfirmed,
-                scaled(limits.online, limits.online, size),
-                Vec::new(),
-            ));
-        }
+        group.extend(self.online(id, size, zone));
         group
+    }
+
+    /// Bringing a DIMM into use, or waiting until the guest has done so by itself.
+    fn online(&self, id: String, size: Bytes, zone: Zone) -> Option<Step> {
+        let (footing, limits) = (&self.scene.footing, self.scene.limits);
+        let deadline = scaled(limits.online, limits.online, size);
+        let blocks_online = Proof::BlocksOnline { device: id.clone(), whole: true };
+        if footing.sets_blocks {
+            let back = vec![Act::OfflineBlocks { device: id.clone() }];
+            let act = Act::OnlineBlocks { device: id, zone };
+            return Some(step(act, blocks_online, Strength::GuestConfirmed, deadline, back));
+        }
+        let await_online = Act::AwaitOnline { device: id };
+        if footing.shows_blocks {
+            return Some(step(await_online, blocks_online, Strength::GuestConfirmed, deadline, Vec::new()));
+        }
+        // Not all of a DIMM need arrive in MemTotal: its page structures may lie in itself (memmap_on_memory).
+        let grown = self.plugged - self.plugged.per(METADATA / 2);
+        let total = Proof::GuestTotal { at_least: footing.stats?.total + grown };
+        Some(step(await_online, total, Strength::DriverConfirmed, deadline, Vec::new()))
     }
 
     fn unplug(&mut self, dimm: &Dimm) -> Vec<Step> {
@@ -208,7 +214,7 @@ impl<'a> Place<'a> {
                     .into(),
             );
         }
-        if removes && footing.needs.is_none() {
+        if removes && footing.usage.is_none() {
             notes.push(
                 "the guest does not tell how much memory it uses; its blocks are emptied one by one".into(),
             );

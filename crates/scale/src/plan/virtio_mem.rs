@@ -163,6 +163,7 @@ pub(super) fn steps(scene: &Scene<'_>, share: &Share) -> Part {
             }
         } else {
             let taken = device.size - *target;
+            part.idle = part.idle + scene.footing.idle(device.addr, device.max, device.size).min(taken);
             part.groups.push(vec![resize(scene, device, device.requested, *target, taken)]);
         }
     }

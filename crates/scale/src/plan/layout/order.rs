@@ -35,7 +35,7 @@ pub(super) fn order(bay: &Bay, cut: &Cut<'_>, headroom: Bytes) -> Layout {
 
 /// Where the machine stands between two moves.
 struct Standing {
-    free: u32,
+    free: i64,
     headroom: Bytes,
     /// How much more memory than before; one of this and `below` is zero.
     above: Bytes,
