@@ -1,3 +1,72 @@
-//! The program users run.
+//! The program users run: `supple observe | plan | apply | why | guest`.
+//!
+//! It reads the command line, calls the one command and prints how it ended. What a resize is and whether it is done
+//! is decided in `scale` and `drive`.
 
-fn main() {}
+mod address;
+mod apply;
+mod args;
+mod drift;
+#[cfg(test)]
+mod example;
+mod failure;
+mod guest;
+mod manual;
+mod observe;
+mod paint;
+mod plan;
+mod progress;
+mod screen;
+mod show;
+mod table;
+mod target;
+mod why;
+mod wire;
+mod words;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+use args::{Cli, Command, Guest};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return bad_usage(&error),
+    };
+    let (json, ended) = match cli.command {
+        Command::Observe(machine) => (machine.output.json, observe::run(&machine)),
+        Command::Plan(resize) => (resize.machine.output.json, plan::run(&resize)),
+        Command::Apply { resize, yes } => (resize.machine.output.json, apply::run(&resize, yes)),
+        Command::Why { vm, output } => (output.json, why::run(&vm, &output)),
+        Command::Guest(Guest::UdevRule(output)) => (output.json, guest::udev_rule(&output)),
+        Command::Guest(Guest::Setup(machine)) => (machine.output.json, guest::setup(&machine)),
+        Command::Completions { shell } => (false, manual::completions(shell)),
+        Command::Man { dir } => (false, manual::pages(dir.as_deref())),
+    };
+    match ended {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => end(&failure, json),
+    }
+}
+
+fn end(failure: &Failure, json: bool) -> ExitCode {
+    if json {
+        screen::say(&failure.document().render());
+    } else {
+        screen::warn(&failure.text(screen::columns()));
+    }
+    ExitCode::from(failure.status())
+}
+
+/// Help and the version are no errors. A bad command line is told as JSON where `--json` is on it.
+fn bad_usage(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|word| word == "--json");
+    if json && error.use_stderr() {
+        return end(&Failure::Usage(error.to_string()), true);
+    }
+    // Fails only where nobody reads it.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(failure::UNCHANGED))
+}

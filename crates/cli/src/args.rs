@@ -1,0 +1,268 @@
+//! The command line: commands, options and their help. It reads words into values and decides nothing.
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+use scale::units::{BadCount, BadSize, Bytes, Change, parse_change, parse_count};
+use scale::wanted::{Mechanism, Wanted, ZoneWish};
+use std::path::PathBuf;
+
+use crate::address::Address;
+
+const HELP_STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default())
+    .placeholder(AnsiColor::Cyan.on_default().dimmed());
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0    done and proven, or nothing to do
+  1    partial or failed: what was left behind is printed
+  2    bad input or refused: nothing was changed
+  130  stopped by Ctrl-C during apply: the run is on record, `supple why` tells how far it came";
+
+const SIZES: &str = "\
+Sizes:
+  6G, 6GiB, 1.5G, 512M   binary, as QEMU and libvirt read them
+  6GB, 512MB             decimal
+  +2G, -512M             a step from the present size
+  A number without a unit, or `6Gb`, is refused with its readings offered.";
+
+const EXAMPLES: &str = "\
+Examples:
+  supple apply qmp:/run/web1/qmp.sock --agent /run/web1/qga.sock --memory 6G --vcpus 4
+  supple apply /run/web1/qmp.sock --agent /run/web1/qga.sock --memory -512M --yes";
+
+const PLAN_USAGE: &str = "supple plan <VM> [--memory <SIZE>] [--vcpus <COUNT>] [OPTIONS]";
+const APPLY_USAGE: &str = "supple apply <VM> [--memory <SIZE>] [--vcpus <COUNT>] [OPTIONS]";
+
+/// Resizes running virtual machines and proves it in the guest.
+///
+/// A machine is named by its QMP socket: qmp:/run/web1/qmp.sock. With --agent, the guest agent's socket, Supple asks
+/// the guest itself; without it, proofs are weaker and say so.
+#[derive(Debug, Parser)]
+#[command(name = "supple", version, styles = HELP_STYLES, after_help = EXIT_STATUS, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show what QEMU says, what the guest says, and where they differ
+    ///
+    /// Also shows removals that the guest has not answered yet, and a run that was interrupted. Changes nothing.
+    #[command(after_help = EXIT_STATUS)]
+    Observe(Machine),
+    /// Show what a resize would do, step by step, and change nothing
+    #[command(after_help = SIZES, override_usage = PLAN_USAGE)]
+    Plan(Resize),
+    /// Resize a machine: show the plan, ask, do it, and prove it in the guest
+    ///
+    /// Every step is written down before it is sent, so Ctrl-C, kill -9 or a crash lose nothing: run the same command
+    /// again and it goes on from where the machine stands.
+    #[command(after_help = format!("{EXAMPLES}\n\n{SIZES}\n\n{EXIT_STATUS}"), override_usage = APPLY_USAGE)]
+    Apply {
+        #[command(flatten)]
+        resize: Resize,
+        /// Apply the plan without asking
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Tell of the last run: what was asked, what was achieved, what held it back
+    ///
+    /// Reads Supple's records only; the machine need not be running.
+    Why {
+        /// The machine: qmp:/path/to/qmp.sock
+        #[arg(value_hint = ValueHint::FilePath)]
+        vm: Address,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Prepare a guest so that it puts new memory and vCPUs to use by itself
+    #[command(subcommand)]
+    Guest(Guest),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the man page, or write all man pages into a directory
+    Man {
+        /// Where to write supple.1, supple-apply.1 and so on
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// What to do in a guest.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Guest {
+    /// Print the udev rule that onlines new memory and vCPUs
+    UdevRule(Output),
+    /// Install the udev rule through the guest agent, or say what to do by hand
+    Setup(Machine),
+}
+
+/// Which machine, and how to print.
+#[derive(Debug, Args)]
+pub(crate) struct Machine {
+    /// The machine: qmp:/path/to/qmp.sock
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) vm: Address,
+    /// The guest agent's socket
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub(crate) agent: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// How to print.
+#[derive(Debug, Args)]
+pub(crate) struct Output {
+    /// Print one JSON object, errors included, and nothing else
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which machine, and what it is to become.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("sizes").required(true).multiple(true))]
+pub(crate) struct Resize {
+    /// The guest's memory: 6G, or a step such as +2G or -512M
+    #[arg(long, short, value_name = "SIZE", group = "sizes", value_parser = read_size, allow_hyphen_values = true)]
+    memory: Option<Change<Bytes>>,
+    /// The guest's vCPUs: 4, or a step such as +2 or -1
+    #[arg(long, short = 'c', value_name = "COUNT", group = "sizes", value_parser = read_count, allow_hyphen_values = true)]
+    vcpus: Option<Change<u32>>,
+    /// How memory changes; by default virtio-mem where there is a device, else DIMMs, and never the balloon
+    #[arg(long, value_enum, requires = "memory")]
+    mechanism: Option<MechanismArg>,
+    /// The NUMA node that memory is added to or taken from; by default nodes are kept balanced
+    #[arg(long, value_name = "N", requires = "memory")]
+    node: Option<u32>,
+    /// The zone that new memory goes to in a Linux guest: movable memory can be removed again, kernel memory can hold
+    /// anything
+    #[arg(long, value_enum, default_value = "auto", hide_default_value = true)]
+    zone: ZoneArg,
+    #[command(flatten)]
+    pub(crate) machine: Machine,
+}
+
+impl Resize {
+    /// What is asked for.
+    pub(crate) fn wanted(&self) -> Wanted {
+        Wanted {
+            memory: self.memory,
+            vcpus: self.vcpus,
+            mechanism: self.mechanism.map(MechanismArg::into),
+            node: self.node,
+            zone: self.zone.into(),
+            keep: Vec::new(),
+        }
+    }
+}
+
+/// How memory changes.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum MechanismArg {
+    /// DIMMs, plugged and unplugged
+    Dimm,
+    /// A virtio-mem device's size
+    VirtioMem,
+    /// The balloon: takes memory without removing it
+    Balloon,
+}
+
+impl From<MechanismArg> for Mechanism {
+    fn from(arg: MechanismArg) -> Mechanism {
+        match arg {
+            MechanismArg::Dimm => Mechanism::Dimm,
+            MechanismArg::VirtioMem => Mechanism::VirtioMem,
+            MechanismArg::Balloon => Mechanism::Balloon,
+        }
+    }
+}
+
+/// The zone of new memory.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ZoneArg {
+    /// Movable where that is possible and wise, else as the guest chooses
+    Auto,
+    /// Movable, or a refusal
+    Movable,
+    /// As the guest's kernel chooses
+    Kernel,
+}
+
+impl From<ZoneArg> for ZoneWish {
+    fn from(arg: ZoneArg) -> ZoneWish {
+        match arg {
+            ZoneArg::Auto => ZoneWish::Auto,
+            ZoneArg::Movable => ZoneWish::Movable,
+            ZoneArg::Kernel => ZoneWish::Kernel,
+        }
+    }
+}
+
+fn read_size(text: &str) -> Result<Change<Bytes>, BadSize> {
+    parse_change(text)
+}
+
+fn read_count(text: &str) -> Result<Change<u32>, BadCount> {
+    parse_count(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn wanted(words: &str) -> Wanted {
+        let words = format!("supple plan /run/q.sock {words}");
+        match Cli::try_parse_from(words.split_whitespace()).map(|cli| cli.command) {
+            Ok(Command::Plan(resize)) => resize.wanted(),
+            other => panic!("{words}: {other:?}"),
+        }
+    }
+
+    fn refused(words: &str) -> String {
+        Cli::try_parse_from(words.split_whitespace()).expect_err(words).to_string()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_and_steps_are_read() {
+        assert_eq!(wanted("--memory 6G").memory, Some(Change::To(Bytes::gib(6))));
+        assert_eq!(wanted("--memory -512M").memory, Some(Change::Shrink(Bytes::mib(512))));
+        assert_eq!(wanted("--memory=+2G --vcpus -1").vcpus, Some(Change::Shrink(1)));
+        assert_eq!(wanted("-m +2G -c 4").vcpus, Some(Change::To(4)));
+        let all = wanted("--memory 6G --mechanism virtio-mem --node 1 --zone movable");
+        assert_eq!(
+            (all.mechanism, all.node, all.zone),
+            (Some(Mechanism::VirtioMem), Some(1), ZoneWish::Movable)
+        );
+    }
+
+    #[test]
+    fn a_size_that_reads_in_two_ways_is_refused_with_both() {
+        let said = refused("supple apply /run/q.sock --memory 6Gb");
+        assert!(said.contains("6GiB (binary) or 6GB (decimal)"), "{said}");
+        let said = refused("supple apply /run/q.sock --memory 6144");
+        assert!(said.contains("6144M for MiB"), "{said}");
+    }
+
+    #[test]
+    fn a_resize_needs_a_size() {
+        let said = refused("supple plan /run/q.sock");
+        assert!(said.contains("--memory") && said.contains("--vcpus"), "{said}");
+        let said = refused("supple plan /run/q.sock --vcpus 2 --node 1");
+        assert!(said.contains("--memory"), "{said}");
+    }
+}

@@ -1,0 +1,193 @@
+//! A machine as the tests of what is shown need it: q35, 1 GiB and one DIMM of 2 GiB half online, 3 of 4 vCPUs.
+
+use scale::observed::{
+    Accel, Balloon, Dimm, DimmKind, Guest, GuestFacts, GuestVcpu, Host, Machine, MemBlock, MemInfo, Memory,
+    Node, Observed, VcpuProps, VcpuSlot, VcpuState, Vcpus, Version,
+};
+use scale::plan::{Act, Asked, Basis, Plan, Proof, Sizes, Step, Strength, Zone};
+use scale::report::{GuestSizes, Report, StepReport, Verdict};
+use scale::run::Outcome;
+use scale::time::{Moment, Span};
+use scale::units::Bytes;
+
+/// When all of it happens: 2026-11-23 17:10:02.123 UTC.
+pub(crate) const NOW: Moment = Moment::from_unix_millis(1_795_453_802_123);
+
+pub(crate) fn text(lines: &str) -> String {
+    anstream::adapter::strip_str(lines).to_string()
+}
+
+pub(crate) fn observed() -> Observed {
+    Observed {
+        at: NOW,
+        machine: Machine {
+            name: Some("web1".to_owned()),
+            uuid: None,
+            kind: "pc-q35-7.2".to_owned(),
+            arch: "x86_64".to_owned(),
+            qemu: Version(7, 2, 22),
+            accel: Accel::Tcg,
+            state: "running".to_owned(),
+            busy: Vec::new(),
+        },
+        memory: Memory {
+            boot: Bytes::gib(1),
+            ceiling: Bytes::gib(8),
+            slots: 16,
+            alignment: Bytes::mib(2),
+            dimms: vec![Dimm {
+                id: "supple-dimm0".to_owned(),
+                memdev: "supple-mem0".to_owned(),
+                kind: DimmKind::Dimm,
+                slot: 0,
+                node: 0,
+                addr: 0x1_0000_0000,
+                size: Bytes::gib(2),
+                hotplugged: true,
+                ost: None,
+            }],
+            balloon: Some(Balloon { actual: Bytes::gib(3), stats: None }),
+            nodes: vec![Node { id: 0, memory: Bytes::gib(3) }],
+            ..Memory::default()
+        },
+        vcpus: Vcpus { slots: (0..4).map(slot).collect(), removed_before: false },
+        guest: Guest::Heard(Box::new(guest())),
+        host: Host { qemu_pid: Some(4242), available: Some(Bytes::gib(40)), ..Host::default() },
+        pending: Vec::new(),
+    }
+}
+
+fn slot(core: u32) -> VcpuSlot {
+    VcpuSlot {
+        driver: "qemu64-x86_64-cpu".to_owned(),
+        count: 1,
+        props: VcpuProps {
+            socket_id: Some(0),
+            core_id: Some(core),
+            thread_id: Some(0),
+            ..VcpuProps::default()
+        },
+        state: match core {
+            0 => VcpuState::Boot,
+            1 | 2 => VcpuState::Device(format!("supple-cpu{core}")),
+            _ => VcpuState::Free,
+        },
+        ost: None,
+    }
+}
+
+fn guest() -> GuestFacts {
+    let boot = (0..8).map(|index| MemBlock { index, online: true });
+    let dimm = (32..48).map(|index| MemBlock { index, online: index < 40 });
+    GuestFacts {
+        agent_version: "7.2.22".to_owned(),
+        os: Some("Debian GNU/Linux 12 (bookworm)".to_owned()),
+        kernel: Some("6.1.0-44-amd64".to_owned()),
+        block: Some(Bytes::mib(128)),
+        blocks: boot.chain(dimm).collect(),
+        vcpus: (0..3).map(|id| GuestVcpu { id, online: true, can_offline: id > 0 }).collect(),
+        meminfo: Some(MemInfo {
+            total: Bytes::new(2_013_412 << 10),
+            available: Bytes::new(1_913_000 << 10),
+            free: Bytes::new(1_900_000 << 10),
+        }),
+        ..GuestFacts::default()
+    }
+}
+
+/// The same where everything is online.
+pub(crate) fn in_agreement() -> Observed {
+    let mut seen = observed();
+    if let Guest::Heard(facts) = &mut seen.guest {
+        facts.blocks.iter_mut().for_each(|block| block.online = true);
+    }
+    seen
+}
+
+/// A plan from 1 GiB and 1 vCPU to 3 GiB and 2 vCPUs.
+pub(crate) fn plan() -> Plan {
+    let step = |group, act: Act, proof, strength, undo: &[Act]| Step {
+        group,
+        act,
+        proof,
+        strength,
+        deadline: Span::secs(30),
+        undo: undo.to_vec(),
+    };
+    let (id, memdev) = ("supple-dimm0".to_owned(), "supple-mem0".to_owned());
+    let device = id.clone();
+    let back = Act::DeleteBackend { memdev: memdev.clone() };
+    let unplug = Act::UnplugDimm { id: id.clone(), memdev: memdev.clone(), slot: 0 };
+    let offline = Act::OfflineBlocks { device: id.clone() };
+    Plan {
+        basis: Basis::of(&observed()),
+        from: Sizes { memory: Bytes::gib(1), vcpus: 1 },
+        asked: Asked { memory: Some(Bytes::gib(3)), vcpus: Some(2) },
+        to: Sizes { memory: Bytes::gib(3), vcpus: 2 },
+        steps: vec![
+            step(
+                1,
+                Act::CreateBackend {
+                    memdev: memdev.clone(),
+                    size: Bytes::gib(2),
+                    backing: Default::default(),
+                },
+                Proof::BackendExists { memdev: memdev.clone() },
+                Strength::DeviceOnly,
+                &[back],
+            ),
+            step(
+                1,
+                Act::PlugDimm { id: id.clone(), memdev, slot: 0, node: 0, addr: None },
+                Proof::DimmSeen { id },
+                Strength::GuestConfirmed,
+                &[unplug],
+            ),
+            step(
+                1,
+                Act::OnlineBlocks { device: device.clone(), zone: Zone::Movable },
+                Proof::BlocksOnline { device, whole: true },
+                Strength::GuestConfirmed,
+                &[offline],
+            ),
+            step(
+                2,
+                Act::PlugVcpu {
+                    id: "supple-cpu1".to_owned(),
+                    driver: "qemu64-x86_64-cpu".to_owned(),
+                    props: VcpuProps::default(),
+                },
+                Proof::VcpuSeen { id: "supple-cpu1".to_owned(), present: 2 },
+                Strength::DriverConfirmed,
+                &[Act::UnplugVcpu { id: "supple-cpu1".to_owned() }],
+            ),
+        ],
+        notes: vec!["boot memory and boot vCPUs stay".to_owned()],
+    }
+}
+
+/// How that plan ended.
+pub(crate) fn report() -> Report {
+    let ok = |act: &Act, strength| StepReport {
+        act: act.to_string(),
+        outcome: Outcome::Proven { strength, took: Span::millis(80) },
+    };
+    Report {
+        began: NOW - Span::secs(200),
+        took: Span::millis(900),
+        from: Sizes { memory: Bytes::gib(1), vcpus: 1 },
+        asked: Asked { memory: Some(Bytes::gib(3)), vcpus: Some(2) },
+        achieved: Some(Sizes { memory: Bytes::gib(3), vcpus: 2 }),
+        guest: GuestSizes {
+            online: Some(Bytes::gib(3)),
+            total: Some(Bytes::new(3_013_412 << 10)),
+            vcpus: Some(2),
+        },
+        verdict: Verdict::Proven,
+        strength: Some(Strength::GuestConfirmed),
+        steps: plan().steps.iter().map(|s| ok(&s.act, s.strength)).collect(),
+        held_back: Vec::new(),
+        left_behind: Vec::new(),
+        pending: Vec::new(),
+    }
+}

@@ -1,0 +1,37 @@
+//! `supple observe`: what QEMU says, what the guest says, where they differ. Changes nothing.
+
+use drive::resize::observe;
+use jiff::tz::TimeZone;
+use scale::limits::Limits;
+
+use crate::args::Machine;
+use crate::failure::{DONE, Failure};
+use crate::show::observed::observed;
+use crate::show::report::{Reader, open_run};
+use crate::target::{block_on, history, open};
+use crate::{screen, wire};
+
+/// Carries the command out; its exit status.
+pub(crate) fn run(machine: &Machine) -> Result<u8, Failure> {
+    let limits = Limits::default();
+    let history = history(&machine.vm)?;
+    let seen = block_on(async {
+        let mut driver = open(machine, &limits).await?;
+        observe(&mut driver, &history).await.map_err(Failure::from)
+    })?;
+    if machine.output.json {
+        let seen = wire::observed::Observed::of(&seen, history.open(), None);
+        screen::say(&wire::Document::Observed(Box::new(seen)).render());
+        return Ok(DONE);
+    }
+    let room = screen::columns();
+    let address = machine.vm.to_string();
+    let mut text = observed(&seen, &address, room);
+    let reader = Reader { now: seen.at, zone: TimeZone::system(), room };
+    if let Some(open) = open_run(&history, &address, None, &reader) {
+        text.push('\n');
+        text.push_str(&open);
+    }
+    screen::say(&text);
+    Ok(DONE)
+}

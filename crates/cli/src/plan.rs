@@ -1,0 +1,30 @@
+//! `supple plan`: what a resize would do, or what stands in its way. Changes nothing.
+
+use drive::resize::observe;
+use scale::limits::Limits;
+use scale::plan::plan;
+
+use crate::args::Resize;
+use crate::failure::{DONE, Failure};
+use crate::show::plan::{Purpose, plan as show};
+use crate::target::{block_on, history, open};
+use crate::{screen, wire};
+
+/// Carries the command out; its exit status.
+pub(crate) fn run(resize: &Resize) -> Result<u8, Failure> {
+    let limits = Limits::default();
+    let machine = &resize.machine;
+    let history = history(&machine.vm)?;
+    let seen = block_on(async {
+        let mut driver = open(machine, &limits).await?;
+        observe(&mut driver, &history).await.map_err(Failure::from)
+    })?;
+    let plan = plan(&seen, &resize.wanted(), &limits).map_err(Failure::Refused)?;
+    if machine.output.json {
+        screen::say(&wire::Document::Plan((&plan).into()).render());
+    } else {
+        let address = machine.vm.to_string();
+        screen::say(&show(&plan, &seen.machine, &address, Purpose::Look, screen::columns()));
+    }
+    Ok(DONE)
+}

@@ -1,0 +1,249 @@
+//! A plan as a table: steps that stand or fall together are bracketed, under the way in which they change the machine.
+
+use scale::observed::Machine;
+use scale::plan::{Act, Plan, Sizes, Step, Strength};
+use scale::time::Span;
+
+use crate::paint::{BOLD, DIM, GOOD, PLAIN, paint};
+use crate::show::{aside, headline, paragraph};
+use crate::table::{Cell, Column, Table};
+
+const COLUMNS: [Column; 5] = [
+    Column { title: "", wraps: false },
+    Column { title: "step", wraps: true },
+    Column { title: "proof", wraps: true },
+    Column { title: "deadline", wraps: false },
+    Column { title: "undo", wraps: true },
+];
+
+/// What a plan is shown for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To look at.
+    Look,
+    /// To be carried out, perhaps after a question.
+    Apply,
+}
+
+/// The whole plan in `room` columns.
+pub(crate) fn plan(plan: &Plan, machine: &Machine, address: &str, purpose: Purpose, room: usize) -> String {
+    let mut out = headline(machine, address, room);
+    if plan.steps.is_empty() {
+        out.push_str(&nothing_to_do(plan));
+    } else {
+        out.push_str(&format!("{}\n\n{}", change(plan.from, plan.to), table(plan).render(room)));
+    }
+    if !plan.notes.is_empty() {
+        out.push('\n');
+    }
+    for note in &plan.notes {
+        out.push_str(&paragraph("note: ", note, room));
+    }
+    if !plan.steps.is_empty() {
+        out.push('\n');
+        out.push_str(&aside("", &foot(plan, purpose), room));
+    }
+    out
+}
+
+fn nothing_to_do(plan: &Plan) -> String {
+    let Sizes { memory, vcpus } = plan.from;
+    format!("nothing to do: {} already\n", crate::show::sizes(Some(memory), Some(vcpus)))
+}
+
+/// `memory 1 GiB -> 3 GiB, vCPUs 1 -> 3`; a size that stays is said to stay.
+pub(crate) fn change(from: Sizes, to: Sizes) -> String {
+    let memory = if from.memory == to.memory {
+        format!("memory stays {}", from.memory)
+    } else {
+        format!("memory {} -> {}", from.memory, to.memory)
+    };
+    let vcpus = if from.vcpus == to.vcpus {
+        format!("vCPUs stay {}", from.vcpus)
+    } else {
+        format!("vCPUs {} -> {}", from.vcpus, to.vcpus)
+    };
+    format!("{memory}, {vcpus}")
+}
+
+fn foot(plan: &Plan, purpose: Purpose) -> String {
+    let longest: u64 = plan.steps.iter().map(|s| s.deadline.as_millis()).sum();
+    let together = plan.steps.windows(2).any(|pair| pair[0].group == pair[1].group);
+    let mut foot = format!("It ends within {}, undo not counted.", Span::millis(longest));
+    if together {
+        foot.push_str(" Bracketed steps stand or are taken back together.");
+    }
+    if purpose == Purpose::Look {
+        foot.push_str(" Nothing was changed: the same words with `apply` do it.");
+    }
+    foot
+}
+
+fn table(plan: &Plan) -> Table {
+    let mut table = Table::new(&COLUMNS);
+    let mut last = None;
+    for (index, step) in plan.steps.iter().enumerate() {
+        let starts = index.checked_sub(1).is_none_or(|before| plan.steps[before].group != step.group);
+        let ends = plan.steps.get(index + 1).is_none_or(|after| after.group != step.group);
+        if starts && last != Some(way(&step.act)) {
+            if last.is_some() {
+                table.blank();
+            }
+            last = Some(way(&step.act));
+            table.heading(format!("{}  {}", paint(GOOD, "LIVE"), paint(BOLD, way(&step.act))));
+        }
+        let bracket = match (starts, ends) {
+            (true, true) => ' ',
+            (true, false) => '\u{250c}',
+            (false, false) => '\u{2502}',
+            (false, true) => '\u{2514}',
+        };
+        table.row([
+            Cell::new(&format!("{:>2} {bracket}", index + 1), PLAIN).indent(),
+            step.act.to_string().into(),
+            proof(step).into(),
+            step.deadline.to_string().into(),
+            undo(step),
+        ]);
+    }
+    table
+}
+
+fn proof(step: &Step) -> String {
+    let weak = match step.strength {
+        Strength::GuestConfirmed => "",
+        Strength::DriverConfirmed => " (driver-confirmed)",
+        Strength::DeviceOnly => match &step.act {
+            // The guest has no part in these.
+            Act::CreateBackend { .. } | Act::DeleteBackend { .. } => "",
+            Act::PlugDimm { .. }
+            | Act::UnplugDimm { .. }
+            | Act::OnlineBlocks { .. }
+            | Act::OfflineBlocks { .. }
+            | Act::ResizeVirtioMem { .. }
+            | Act::SettleVirtioMem { .. }
+            | Act::SetBalloon { .. }
+            | Act::PlugVcpu { .. }
+            | Act::UnplugVcpu { .. }
+            | Act::AwaitOnline { .. }
+            | Act::OnlineVcpus { .. } => " (device-only)",
+        },
+    };
+    format!("{}{weak}", step.proof)
+}
+
+fn undo(step: &Step) -> Cell {
+    if step.undo.is_empty() {
+        let none = if step.act.has_no_cancel() { "none: the guest may grant it late" } else { "none needed" };
+        return Cell::new(none, DIM);
+    }
+    let acts: Vec<String> = step.undo.iter().map(|act| undo_of(act, &step.act)).collect();
+    Cell::new(&acts.join("; "), DIM)
+}
+
+/// An undo beside the step that it takes back, of which the reader knows already what it is about.
+fn undo_of(undo: &Act, step: &Act) -> String {
+    let short = match (undo, step) {
+        (Act::DeleteBackend { memdev }, Act::CreateBackend { memdev: made, .. }) if memdev == made => {
+            "give it back"
+        }
+        (Act::UnplugDimm { id, .. }, Act::PlugDimm { id: plugged, .. }) if id == plugged => "unplug it",
+        (Act::UnplugVcpu { id }, Act::PlugVcpu { id: plugged, .. }) if id == plugged => "unplug it",
+        (Act::OfflineBlocks { device }, Act::OnlineBlocks { device: onlined, .. }) if device == onlined => {
+            "take them offline"
+        }
+        (Act::OnlineBlocks { device, .. }, Act::OfflineBlocks { device: emptied }) if device == emptied => {
+            "online them"
+        }
+        (undo, _) => return undo.to_string(),
+    };
+    short.to_owned()
+}
+
+/// In which way a group that begins with `act` changes the machine.
+pub(crate) fn way(act: &Act) -> &'static str {
+    match act {
+        Act::CreateBackend { .. }
+        | Act::PlugDimm { .. }
+        | Act::UnplugDimm { .. }
+        | Act::OfflineBlocks { .. } => "memory by DIMM",
+        Act::OnlineBlocks { .. } | Act::AwaitOnline { .. } => "memory put to use",
+        Act::DeleteBackend { .. } => "host memory left over",
+        Act::ResizeVirtioMem { .. } | Act::SettleVirtioMem { .. } => "memory by virtio-mem",
+        Act::SetBalloon { .. } => "memory by balloon",
+        Act::PlugVcpu { .. } | Act::UnplugVcpu { .. } | Act::OnlineVcpus { .. } => "vCPUs",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::example;
+
+    fn shown(what: &Plan, purpose: Purpose, room: usize) -> String {
+        example::text(&plan(what, &example::observed().machine, "qmp:/q", purpose, room))
+    }
+
+    #[test]
+    fn groups_are_bracketed_under_their_mechanism() {
+        let expected = "\
+web1 (pc-q35-7.2, QEMU 7.2.22, TCG, running)
+memory 1 GiB -> 3 GiB, vCPUs 1 -> 2
+
+       step                             proof                            deadline  undo
+LIVE  memory by DIMM
+  1 \u{250c}  make 2 GiB of host memory        QEMU lists it                    30 s      give it back
+       supple-mem0
+  2 \u{2502}  plug DIMM supple-dimm0 into      the guest shows its blocks       30 s      unplug it
+       slot 0, node 0
+  3 \u{2514}  online the blocks of             the guest shows its blocks       30 s      take them offline
+       supple-dimm0, movable            online
+
+LIVE  vCPUs
+  4    plug vCPU supple-cpu1            the guest shows 2 vCPUs          30 s      unplug it
+                                        (driver-confirmed)
+
+note: boot memory and boot vCPUs stay
+
+It ends within 2 min, undo not counted. Bracketed steps stand or are taken back together. Nothing
+was changed: the same words with `apply` do it.
+";
+        assert_eq!(shown(&example::plan(), Purpose::Look, 100), expected);
+    }
+
+    #[test]
+    fn what_is_about_to_be_applied_is_not_said_to_change_nothing() {
+        assert!(!shown(&example::plan(), Purpose::Apply, 100).contains("Nothing"));
+    }
+
+    #[test]
+    fn a_plan_without_steps_says_that_there_is_nothing_to_do() {
+        let mut plan = example::plan();
+        (plan.steps, plan.to, plan.notes) = (Vec::new(), plan.from, Vec::new());
+        let shown = shown(&plan, Purpose::Look, 100);
+        assert!(shown.ends_with("\nnothing to do: memory 1 GiB, 1 vCPU already\n"), "{shown}");
+    }
+
+    #[test]
+    fn a_removal_that_cannot_be_withdrawn_says_so() {
+        let mut plan = example::plan();
+        plan.steps.truncate(1);
+        plan.steps[0].act = Act::UnplugVcpu { id: "supple-cpu1".to_owned() };
+        plan.steps[0].undo.clear();
+        assert!(shown(&plan, Purpose::Look, 120).contains("none: the guest may grant it late"));
+    }
+
+    #[test]
+    fn an_undo_of_something_else_is_named_in_full() {
+        let step = Act::PlugVcpu { id: "a".to_owned(), driver: String::new(), props: Default::default() };
+        assert_eq!(undo_of(&Act::UnplugVcpu { id: "a".to_owned() }, &step), "unplug it");
+        assert_eq!(undo_of(&Act::UnplugVcpu { id: "b".to_owned() }, &step), "unplug vCPU b");
+    }
+
+    #[test]
+    fn a_change_tells_what_stays() {
+        let sizes = |gib, vcpus| Sizes { memory: scale::units::Bytes::gib(gib), vcpus };
+        assert_eq!(change(sizes(1, 1), sizes(1, 2)), "memory stays 1 GiB, vCPUs 1 -> 2");
+        assert_eq!(change(sizes(1, 1), sizes(2, 1)), "memory 1 GiB -> 2 GiB, vCPUs stay 1");
+    }
+}

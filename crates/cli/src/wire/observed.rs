@@ -1,0 +1,446 @@
+//! An observation on the wire.
+
+use scale::history::OpenRun;
+use scale::observed::{
+    Accel, AutoOnline, Balloon as CoreBalloon, Dimm as CoreDimm, DimmKind, Guest as CoreGuest, GuestFacts,
+    Host as CoreHost, Machine as CoreMachine, Observed as CoreObserved, VcpuProps, VcpuSlot, VcpuState,
+    VirtioMem as CoreVirtioMem,
+};
+use scale::report::GuestSizes;
+use scale::units::Bytes;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+use super::Sizes;
+use super::report::{Open, Pending};
+use crate::drift::{Blocks as CoreBlocks, Drift, Kind, drift};
+use crate::words::rfc3339;
+
+/// Everything known about one machine.
+#[derive(Debug, Serialize)]
+pub(crate) struct Observed {
+    /// When the last of these facts was told.
+    pub(crate) at: String,
+    /// The machine.
+    pub(crate) machine: Machine,
+    /// Its sizes, as QEMU tells them.
+    pub(crate) sizes: Sizes,
+    /// Its memory, as QEMU tells it.
+    pub(crate) memory: Memory,
+    /// Its vCPUs, as QEMU tells them.
+    pub(crate) vcpus: Vcpus,
+    /// What the guest says of itself.
+    pub(crate) guest: Guest,
+    /// The host around the QEMU process.
+    pub(crate) host: Host,
+    /// Where QEMU, the guest and the journal differ.
+    pub(crate) differences: Vec<Difference>,
+    /// Removals that the guest has neither done nor refused.
+    pub(crate) pending: Vec<Pending>,
+    /// A run that has begun and not ended; null where there is none.
+    pub(crate) open: Option<Open>,
+}
+
+/// The machine.
+#[derive(Debug, Serialize)]
+pub(crate) struct Machine {
+    /// QEMU's `-name`.
+    pub(crate) name: Option<String>,
+    /// Its UUID.
+    pub(crate) uuid: Option<String>,
+    /// Its machine type: `pc-q35-7.2`.
+    pub(crate) kind: String,
+    /// Its architecture: `x86_64`.
+    pub(crate) arch: String,
+    /// QEMU's version: `7.2.22`.
+    pub(crate) qemu: String,
+    /// `kvm`, `tcg` or null.
+    pub(crate) accel: Option<&'static str>,
+    /// QEMU's run state: `running`.
+    pub(crate) state: String,
+    /// What occupies it now and makes hot-plug fail.
+    pub(crate) busy: Vec<String>,
+}
+
+/// The memory that QEMU gives the guest.
+#[derive(Debug, Serialize)]
+pub(crate) struct Memory {
+    /// Memory that was there at boot and stays.
+    pub(crate) boot_bytes: u64,
+    /// The most there can be.
+    pub(crate) ceiling_bytes: u64,
+    /// How many DIMM slots there are.
+    pub(crate) slots: u32,
+    /// Their numbers that are free.
+    pub(crate) free_slots: Vec<u32>,
+    /// DIMMs in ascending slot order.
+    pub(crate) dimms: Vec<Dimm>,
+    /// virtio-mem devices.
+    pub(crate) virtio_mem: Vec<VirtioMem>,
+    /// The balloon; null where there is none.
+    pub(crate) balloon: Option<Balloon>,
+    /// Memory of the host that no device uses.
+    pub(crate) unused_backends: Vec<Backend>,
+    /// NUMA nodes.
+    pub(crate) nodes: Vec<Node>,
+}
+
+/// One DIMM.
+#[derive(Debug, Serialize)]
+pub(crate) struct Dimm {
+    /// QEMU's id; empty where it has none.
+    pub(crate) id: String,
+    /// `dimm` or `nvdimm`.
+    pub(crate) kind: &'static str,
+    /// Its slot.
+    pub(crate) slot: u32,
+    /// Its NUMA node.
+    pub(crate) node: u32,
+    /// Its guest-physical address.
+    pub(crate) addr: u64,
+    /// Its size.
+    pub(crate) size_bytes: u64,
+    /// The guest's memory blocks in it; null where the guest does not tell.
+    pub(crate) blocks: Option<Blocks>,
+}
+
+/// The guest's memory blocks in a device.
+#[derive(Debug, Serialize)]
+pub(crate) struct Blocks {
+    /// How many the guest shows.
+    pub(crate) shown: u64,
+    /// How many of these are online.
+    pub(crate) online: u64,
+}
+
+/// One virtio-mem device.
+#[derive(Debug, Serialize)]
+pub(crate) struct VirtioMem {
+    /// QEMU's id.
+    pub(crate) id: String,
+    /// Its NUMA node.
+    pub(crate) node: u32,
+    /// Its guest-physical address.
+    pub(crate) addr: u64,
+    /// Its size changes in steps of this.
+    pub(crate) block_bytes: u64,
+    /// The most it can hold.
+    pub(crate) max_bytes: u64,
+    /// What was requested of the guest.
+    pub(crate) requested_bytes: u64,
+    /// What the guest holds.
+    pub(crate) size_bytes: u64,
+    /// The guest's memory blocks in it; null where the guest does not tell.
+    pub(crate) blocks: Option<Blocks>,
+}
+
+/// The balloon.
+#[derive(Debug, Serialize)]
+pub(crate) struct Balloon {
+    /// Boot memory and DIMMs less what the balloon holds.
+    pub(crate) actual_bytes: u64,
+    /// MemTotal by the guest's balloon driver; null where it does not report.
+    pub(crate) mem_total_bytes: Option<u64>,
+    /// MemAvailable by the guest's balloon driver; null where it does not report.
+    pub(crate) mem_available_bytes: Option<u64>,
+}
+
+/// Memory of the host.
+#[derive(Debug, Serialize)]
+pub(crate) struct Backend {
+    /// The object's id.
+    pub(crate) id: String,
+    /// Its size.
+    pub(crate) size_bytes: u64,
+}
+
+/// One NUMA node.
+#[derive(Debug, Serialize)]
+pub(crate) struct Node {
+    /// Its number.
+    pub(crate) id: u32,
+    /// Its memory.
+    pub(crate) memory_bytes: u64,
+}
+
+/// The vCPUs that QEMU gives the guest.
+#[derive(Debug, Serialize)]
+pub(crate) struct Vcpus {
+    /// How many are plugged.
+    pub(crate) plugged: u32,
+    /// How many there can be.
+    pub(crate) ceiling: u32,
+    /// All places for a vCPU; empty where the machine has no vCPU hot-plug.
+    pub(crate) slots: Vec<Slot>,
+}
+
+/// One place for a vCPU.
+#[derive(Debug, Serialize)]
+pub(crate) struct Slot {
+    /// `free`, `boot` (cannot be removed), `device` (removable) or `barred` (cannot be used by Supple).
+    pub(crate) state: &'static str,
+    /// The device's id; null unless `device`.
+    pub(crate) id: Option<String>,
+    /// How many vCPUs it holds.
+    pub(crate) count: u32,
+    /// Where it is: those of `node_id`, `drawer_id`, `book_id`, `socket_id`, `die_id`, `cluster_id`, `module_id`,
+    /// `core_id` and `thread_id` that QEMU lists.
+    pub(crate) place: BTreeMap<&'static str, u32>,
+}
+
+/// What the guest says of itself. All is null where it was not heard.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Guest {
+    /// Whether the agent answered.
+    pub(crate) heard: bool,
+    /// Why it was not heard.
+    pub(crate) why_unheard: Option<String>,
+    /// The agent's version.
+    pub(crate) agent_version: Option<String>,
+    /// The operating system.
+    pub(crate) os: Option<String>,
+    /// The kernel's release.
+    pub(crate) kernel: Option<String>,
+    /// The size of a memory block.
+    pub(crate) block_bytes: Option<u64>,
+    /// Memory in online blocks.
+    pub(crate) online_bytes: Option<u64>,
+    /// MemTotal.
+    pub(crate) mem_total_bytes: Option<u64>,
+    /// MemAvailable.
+    pub(crate) mem_available_bytes: Option<u64>,
+    /// vCPUs that the guest shows.
+    pub(crate) vcpus_shown: Option<u64>,
+    /// vCPUs online.
+    pub(crate) vcpus_online: Option<u32>,
+    /// What the guest's kernel does with new memory: `offline`, `online`, `kernel` or `movable`.
+    pub(crate) auto_online: Option<&'static str>,
+}
+
+/// The host around the QEMU process. Null is not known, or not limited.
+#[derive(Debug, Serialize)]
+pub(crate) struct Host {
+    /// The QEMU process.
+    pub(crate) qemu_pid: Option<u32>,
+    /// MemAvailable of the host.
+    pub(crate) available_bytes: Option<u64>,
+    /// What the cgroup of QEMU still lets it take.
+    pub(crate) cgroup_headroom_bytes: Option<u64>,
+    /// Free bytes of the huge pages that back the guest.
+    pub(crate) hugepages_free_bytes: Option<u64>,
+    /// How many memory regions vhost can map.
+    pub(crate) vhost_regions: Option<u32>,
+    /// Whether QEMU holds a VFIO device.
+    pub(crate) vfio: bool,
+    /// How much more QEMU may lock.
+    pub(crate) memlock_headroom_bytes: Option<u64>,
+}
+
+/// Where QEMU, the guest and the journal differ.
+#[derive(Debug, Serialize)]
+pub(crate) struct Difference {
+    /// A device's id, `memory` or `vcpus`.
+    pub(crate) subject: String,
+    /// `not-shown`, `offline`, `not-as-requested`, `pending`, `refused` or `unused`.
+    pub(crate) kind: Kind,
+    /// The difference, as text.
+    pub(crate) what: String,
+    /// What would set it right; null where nothing is to be done.
+    pub(crate) way_out: Option<String>,
+}
+
+impl Observed {
+    /// An observation, and the run that is on record as open with the process that is at it.
+    pub(crate) fn of(seen: &CoreObserved, open: Option<&OpenRun>, process: Option<u32>) -> Observed {
+        Observed {
+            at: rfc3339(seen.at),
+            machine: Machine::from(&seen.machine),
+            sizes: scale::plan::Sizes::of(seen).into(),
+            memory: Memory::of(seen),
+            vcpus: Vcpus {
+                plugged: seen.vcpus.plugged(),
+                ceiling: seen.vcpus.ceiling(),
+                slots: seen.vcpus.slots.iter().map(Slot::from).collect(),
+            },
+            guest: Guest::of(seen),
+            host: Host::from(&seen.host),
+            differences: drift(seen).into_iter().map(Difference::from).collect(),
+            pending: seen.pending.iter().map(Pending::from).collect(),
+            open: open.map(|open| Open::of(open, process)),
+        }
+    }
+}
+
+impl From<&CoreMachine> for Machine {
+    fn from(machine: &CoreMachine) -> Machine {
+        Machine {
+            name: machine.name.clone(),
+            uuid: machine.uuid.clone(),
+            kind: machine.kind.clone(),
+            arch: machine.arch.clone(),
+            qemu: machine.qemu.to_string(),
+            accel: match machine.accel {
+                Accel::Kvm => Some("kvm"),
+                Accel::Tcg => Some("tcg"),
+                Accel::Unknown => None,
+            },
+            state: machine.state.clone(),
+            busy: machine.busy.clone(),
+        }
+    }
+}
+
+impl Memory {
+    fn of(seen: &CoreObserved) -> Memory {
+        let memory = &seen.memory;
+        let backend = |b: &scale::observed::Backend| Backend { id: b.id.clone(), size_bytes: b.size.get() };
+        Memory {
+            boot_bytes: memory.boot.get(),
+            ceiling_bytes: memory.ceiling.get(),
+            slots: memory.slots,
+            free_slots: memory.free_slots(),
+            dimms: memory.dimms.iter().map(|d| Dimm::of(seen, d)).collect(),
+            virtio_mem: memory.virtio_mem.iter().map(|v| VirtioMem::of(seen, v)).collect(),
+            balloon: memory.balloon.as_ref().map(Balloon::from),
+            unused_backends: memory.unused_backends.iter().map(backend).collect(),
+            nodes: memory.nodes.iter().map(|n| Node { id: n.id, memory_bytes: n.memory.get() }).collect(),
+        }
+    }
+}
+
+impl Dimm {
+    fn of(seen: &CoreObserved, dimm: &CoreDimm) -> Dimm {
+        Dimm {
+            id: dimm.id.clone(),
+            kind: match dimm.kind {
+                DimmKind::Dimm => "dimm",
+                DimmKind::Nvdimm => "nvdimm",
+            },
+            slot: dimm.slot,
+            node: dimm.node,
+            addr: dimm.addr,
+            size_bytes: dimm.size.get(),
+            blocks: CoreBlocks::of_range(seen, dimm.addr, dimm.size).map(Blocks::from),
+        }
+    }
+}
+
+impl VirtioMem {
+    fn of(seen: &CoreObserved, device: &CoreVirtioMem) -> VirtioMem {
+        VirtioMem {
+            id: device.id.clone(),
+            node: device.node,
+            addr: device.addr,
+            block_bytes: device.block.get(),
+            max_bytes: device.max.get(),
+            requested_bytes: device.requested.get(),
+            size_bytes: device.size.get(),
+            blocks: CoreBlocks::of_range(seen, device.addr, device.max).map(Blocks::from),
+        }
+    }
+}
+
+impl From<CoreBlocks> for Blocks {
+    fn from(blocks: CoreBlocks) -> Blocks {
+        Blocks { shown: blocks.shown, online: blocks.online }
+    }
+}
+
+impl From<&CoreBalloon> for Balloon {
+    fn from(balloon: &CoreBalloon) -> Balloon {
+        Balloon {
+            actual_bytes: balloon.actual.get(),
+            mem_total_bytes: balloon.stats.map(|s| s.total.get()),
+            mem_available_bytes: balloon.stats.map(|s| s.available.get()),
+        }
+    }
+}
+
+impl From<&VcpuSlot> for Slot {
+    fn from(slot: &VcpuSlot) -> Slot {
+        let (state, id) = match &slot.state {
+            VcpuState::Free => ("free", None),
+            VcpuState::Boot => ("boot", None),
+            VcpuState::Device(id) => ("device", Some(id.clone())),
+            VcpuState::Barred(_) => ("barred", None),
+        };
+        Slot { state, id, count: slot.count, place: place(&slot.props) }
+    }
+}
+
+fn place(props: &VcpuProps) -> BTreeMap<&'static str, u32> {
+    let VcpuProps {
+        node_id,
+        drawer_id,
+        book_id,
+        socket_id,
+        die_id,
+        cluster_id,
+        module_id,
+        core_id,
+        thread_id,
+    } = *props;
+    let listed = [
+        ("node_id", node_id),
+        ("drawer_id", drawer_id),
+        ("book_id", book_id),
+        ("socket_id", socket_id),
+        ("die_id", die_id),
+        ("cluster_id", cluster_id),
+        ("module_id", module_id),
+        ("core_id", core_id),
+        ("thread_id", thread_id),
+    ];
+    listed.into_iter().filter_map(|(name, number)| number.map(|n| (name, n))).collect()
+}
+
+impl Guest {
+    fn of(seen: &CoreObserved) -> Guest {
+        match &seen.guest {
+            CoreGuest::Unheard(why) => Guest { why_unheard: Some(why.clone()), ..Guest::default() },
+            CoreGuest::Heard(facts) => Guest::heard(facts, GuestSizes::of(seen)),
+        }
+    }
+
+    fn heard(facts: &GuestFacts, sizes: GuestSizes) -> Guest {
+        Guest {
+            heard: true,
+            why_unheard: None,
+            agent_version: Some(facts.agent_version.clone()),
+            os: facts.os.clone(),
+            kernel: facts.kernel.clone(),
+            block_bytes: facts.block.map(Bytes::get),
+            online_bytes: sizes.online.map(Bytes::get),
+            mem_total_bytes: facts.meminfo.map(|m| m.total.get()),
+            mem_available_bytes: facts.meminfo.map(|m| m.available.get()),
+            vcpus_shown: sizes.vcpus.map(|_| facts.vcpus.len() as u64),
+            vcpus_online: sizes.vcpus,
+            auto_online: facts.auto_online.map(|policy| match policy {
+                AutoOnline::Offline => "offline",
+                AutoOnline::Online => "online",
+                AutoOnline::Kernel => "kernel",
+                AutoOnline::Movable => "movable",
+            }),
+        }
+    }
+}
+
+impl From<&CoreHost> for Host {
+    fn from(host: &CoreHost) -> Host {
+        Host {
+            qemu_pid: host.qemu_pid,
+            available_bytes: host.available.map(Bytes::get),
+            cgroup_headroom_bytes: host.cgroup_headroom.map(Bytes::get),
+            hugepages_free_bytes: host.hugepages_free.map(Bytes::get),
+            vhost_regions: host.vhost_regions,
+            vfio: host.vfio,
+            memlock_headroom_bytes: host.memlock_headroom.map(Bytes::get),
+        }
+    }
+}
+
+impl From<Drift> for Difference {
+    fn from(drift: Drift) -> Difference {
+        Difference { subject: drift.subject, kind: drift.kind, what: drift.what, way_out: drift.way_out }
+    }
+}

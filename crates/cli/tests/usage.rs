@@ -1,0 +1,175 @@
+//! The program as a shell sees it, without any machine: what it refuses, with which status, and what it prints about
+//! itself.
+
+use assert_cmd::Command;
+use serde_json::Value;
+use std::fs;
+use std::os::unix::net::UnixListener;
+use tempfile::TempDir;
+
+/// The program with a state directory of its own, and the directory.
+fn supple() -> (Command, TempDir) {
+    let dir = TempDir::new().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_supple"));
+    command.env("SUPPLE_STATE_DIR", dir.path().join("state")).env_remove("COLUMNS").env("NO_COLOR", "1");
+    (command, dir)
+}
+
+struct Ended {
+    status: i32,
+    out: String,
+    err: String,
+}
+
+fn run(words: &[&str]) -> Ended {
+    let (mut command, dir) = supple();
+    let ended = ended(command.args(words));
+    assert!(!dir.path().join("state").exists(), "{words:?} left something behind");
+    ended
+}
+
+fn ended(command: &mut Command) -> Ended {
+    let output = command.output().unwrap();
+    Ended {
+        status: output.status.code().expect("ended by itself"),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[test]
+fn bad_sizes_are_refused_with_what_to_write_instead() {
+    let cases = [
+        ("6Gb", "write 6GiB (binary) or 6GB (decimal)"),
+        ("6144", "write 6144M for MiB"),
+        ("six", "write a number with a unit"),
+        ("1.0000001K", "the nearest below is"),
+        ("-0x10M", "is not a size"),
+    ];
+    for (size, told) in cases {
+        let ended = run(&["apply", "qmp:/nowhere/q.sock", "--memory", size, "--yes"]);
+        assert_eq!(ended.status, 2, "{size}: {}", ended.err);
+        assert!(ended.err.contains(told), "{size}: {}", ended.err);
+    }
+    let ended = run(&["plan", "qmp:/nowhere/q.sock", "--vcpus", "0"]);
+    assert_eq!(ended.status, 2);
+    assert!(ended.err.contains("whole number from 1"), "{}", ended.err);
+}
+
+#[test]
+fn a_name_that_is_no_socket_is_told_what_is_accepted() {
+    for vm in ["web1", "qemu:///system", "localhost:4444"] {
+        let ended = run(&["observe", vm]);
+        assert_eq!(ended.status, 2, "{vm}");
+        assert!(ended.err.contains("qmp:/path/to/qmp.sock"), "{vm}: {}", ended.err);
+    }
+}
+
+#[test]
+fn a_machine_that_is_not_there_is_an_error_with_a_way_out() {
+    for command in [&["observe"][..], &["plan", "--memory", "2G"], &["apply", "--memory", "2G", "--yes"]] {
+        let words = [command, &["qmp:/nowhere/q.sock"]].concat();
+        let ended = run(&words);
+        assert_eq!((ended.status, ended.out.as_str()), (2, ""), "{words:?}");
+        let told = ended.err.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(told.starts_with("error: there is no socket at /nowhere/q.sock"), "{words:?}: {told}");
+    }
+}
+
+#[test]
+fn a_socket_that_nobody_listens_on_is_told_from_one_that_is_missing() {
+    let (mut command, dir) = supple();
+    let socket = dir.path().join("q.sock");
+    drop(UnixListener::bind(&socket).unwrap());
+    let ended = ended(command.arg("observe").arg(&socket));
+    assert_eq!(ended.status, 2);
+    assert!(ended.err.contains("nobody listens"), "{}", ended.err);
+}
+
+#[test]
+fn errors_are_json_on_standard_output_with_json() {
+    for words in [
+        &["observe", "qmp:/nowhere/q.sock", "--json"][..],
+        &["observe", "web1", "--json"],
+        &["plan", "qmp:/nowhere/q.sock", "--json"],
+    ] {
+        let ended = run(words);
+        assert_eq!((ended.status, ended.err.as_str()), (2, ""), "{words:?}");
+        let told: Value = serde_json::from_str(&ended.out).expect("one object");
+        assert_eq!(told["error"]["may_have_changed"], false, "{told}");
+        assert!(!told["error"]["message"].as_str().unwrap().is_empty(), "{told}");
+    }
+}
+
+#[test]
+fn why_needs_no_machine() {
+    let ended = run(&["why", "qmp:/nowhere/q.sock"]);
+    assert_eq!((ended.status, ended.out.as_str()), (0, "No run on qmp:/nowhere/q.sock is on record.\n"));
+    let ended = run(&["why", "qmp:/nowhere/q.sock", "--json"]);
+    let told: Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(told["history"]["report"], Value::Null);
+}
+
+#[test]
+fn a_damaged_record_is_an_error_that_names_the_line() {
+    let (mut command, dir) = supple();
+    let state = dir.path().join("state");
+    fs::create_dir(&state).unwrap();
+    fs::write(state.join("qmp:%2Fnowhere%2Fq.sock.journal"), "not a record\n").unwrap();
+    let ended = ended(command.args(["why", "qmp:/nowhere/q.sock"]));
+    assert_eq!(ended.status, 2);
+    assert!(ended.err.contains("line 1 of the journal"), "{}", ended.err);
+}
+
+#[test]
+fn help_tells_of_sizes_and_of_exit_statuses() {
+    let help = run(&["--help"]);
+    assert_eq!(help.status, 0);
+    for word in ["observe", "plan", "apply", "why", "guest", "Exit status:", "130"] {
+        assert!(help.out.contains(word), "{word}: {}", help.out);
+    }
+    let help = run(&["apply", "--help"]);
+    for word in ["--memory", "--vcpus", "--yes", "--mechanism", "--node", "--zone", "--json", "decimal"] {
+        assert!(help.out.contains(word), "{word}: {}", help.out);
+    }
+}
+
+#[test]
+fn the_udev_rule_is_printed_to_be_piped() {
+    let rule = run(&["guest", "udev-rule"]);
+    assert!(rule.out.contains("SUBSYSTEM==\"memory\", ACTION==\"add\""), "{}", rule.out);
+    let json: Value = serde_json::from_str(&run(&["guest", "udev-rule", "--json"]).out).unwrap();
+    assert_eq!(json["udev_rule"]["text"], rule.out.as_str());
+}
+
+#[test]
+fn a_guest_that_cannot_be_reached_is_set_up_by_hand() {
+    for words in [
+        &["guest", "setup", "/nowhere/q.sock"][..],
+        &["guest", "setup", "/nowhere/q.sock", "--agent", "/nowhere/a.sock"],
+    ] {
+        let ended = run(words);
+        assert_eq!(ended.status, 2, "{words:?}");
+        assert!(ended.out.contains("By hand") && ended.out.contains("udevadm control"), "{}", ended.out);
+    }
+}
+
+#[test]
+fn completions_and_man_pages_know_the_commands() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ended = run(&["completions", shell]);
+        assert!(ended.out.contains("udev-rule") && ended.out.contains("mechanism"), "{shell}");
+    }
+    assert!(run(&["man"]).out.contains(".SH EXIT STATUS") || run(&["man"]).out.contains("Exit status"));
+
+    let (mut command, dir) = supple();
+    let pages = dir.path().join("man");
+    assert_eq!(ended(command.arg("man").arg(&pages)).status, 0);
+    let mut names: Vec<String> =
+        fs::read_dir(&pages).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    for page in ["supple.1", "supple-apply.1", "supple-guest-setup.1", "supple-why.1"] {
+        assert!(names.contains(&page.to_owned()), "{names:?}");
+    }
+    assert!(fs::read_to_string(pages.join("supple-apply.1")).unwrap().contains("supple\\-apply"));
+}
