@@ -84,7 +84,7 @@ impl Auditor<'_> {
         let nodes = &self.seen.memory.nodes;
         let exists = nodes.iter().any(|n| n.id == node) || (nodes.is_empty() && node == 0);
         self.require(exists, Kind::Node, || format!("there is no NUMA node {node}"));
-        self.danger(id);
+        self.survives_vcpu_removal(id);
         let Some(index) = self.ledger.backends.iter().position(|b| b.id == memdev) else {
             let used = self.ledger.sticks.iter().any(|s| s.memdev == memdev);
             let what = if used { "is in use" } else { "does not exist" };
@@ -189,16 +189,17 @@ impl Auditor<'_> {
         }
     }
 
-    /// QEMU 7.2 under TCG dies ("double free") when a DIMM is added after a vCPU was removed.
-    fn danger(&mut self, id: &str) {
+    /// QEMU 7.2 under TCG dies of a DIMM change after a vCPU was removed.
+    fn survives_vcpu_removal(&mut self, id: &str) {
         let machine = &self.seen.machine;
         let deadly = machine.accel == Accel::Tcg && machine.qemu < TCG_MENDED && self.since_vcpu_removal;
         self.require(!deadly, Kind::KnownDanger, || {
-            format!("{id} is added after a vCPU was removed: QEMU {} under TCG dies of it", machine.qemu)
+            format!("{id} comes or goes after a vCPU was removed: QEMU {} under TCG dies of it", machine.qemu)
         });
     }
 
     pub(super) fn unplug_dimm(&mut self, id: &str, memdev: &str, slot: u32) {
+        self.survives_vcpu_removal(id);
         let Some(index) = self.ledger.sticks.iter().position(|s| !id.is_empty() && s.id == id) else {
             self.find(Kind::NotRemovable, format!("there is no DIMM '{id}' to unplug"));
             return;

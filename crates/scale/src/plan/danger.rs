@@ -25,6 +25,9 @@ pub(super) fn whole(scene: &Scene<'_>, parts: &[Part]) -> Vec<Obstacle> {
     if has(|act| matches!(act, Act::PlugDimm { .. })) {
         found.extend(plugging(scene));
     }
+    if has(|act| matches!(act, Act::PlugDimm { .. } | Act::UnplugDimm { .. })) {
+        found.extend(after_vcpu_removal(scene));
+    }
     found
 }
 
@@ -51,7 +54,6 @@ pub(super) fn machine(scene: &Scene<'_>) -> Vec<Obstacle> {
 
 /// Dangers of adding a DIMM.
 fn plugging(scene: &Scene<'_>) -> Vec<Obstacle> {
-    let machine = &scene.seen.machine;
     let mut found = Vec::new();
     let pending: Vec<&str> = dimm::pending(scene).collect();
     if !pending.is_empty() {
@@ -67,17 +69,6 @@ fn plugging(scene: &Scene<'_>) -> Vec<Obstacle> {
                 .to_owned(),
         });
     }
-    if machine.accel == Accel::Tcg && machine.qemu < Version(8, 0, 0) && scene.seen.vcpus.removed_before {
-        // Seen with Debian's 7.2 under TCG ("double free"); not with 10.0, not under KVM.
-        found.push(Obstacle {
-            when: When::Cold,
-            reason: format!(
-                "QEMU {} under TCG dies when a DIMM is added after a vCPU was removed, which happened here",
-                machine.qemu
-            ),
-            way_out: "stop and start the machine, use KVM, or QEMU 8 or later".to_owned(),
-        });
-    }
     if let Backing::Unknown(what) = &scene.seen.memory.backing {
         found.push(Obstacle {
             when: When::Cold,
@@ -87,6 +78,22 @@ fn plugging(scene: &Scene<'_>) -> Vec<Obstacle> {
         });
     }
     found
+}
+
+/// A pair that kills QEMU: a DIMM change after a vCPU was removed, under TCG.
+fn after_vcpu_removal(scene: &Scene<'_>) -> Option<Obstacle> {
+    let machine = &scene.seen.machine;
+    let deadly =
+        machine.accel == Accel::Tcg && machine.qemu < Version(8, 0, 0) && scene.seen.vcpus.removed_before;
+    // Seen with Debian's 7.2 under TCG ("double free"), with a DIMM added and with one removed; not with 10.0.
+    deadly.then(|| Obstacle {
+        when: When::Cold,
+        reason: format!(
+            "QEMU {} under TCG dies when a DIMM is added or removed after a vCPU was removed, which happened here",
+            machine.qemu
+        ),
+        way_out: "stop and start the machine, use KVM, or a later QEMU (10.0 was tried)".to_owned(),
+    })
 }
 
 /// What the host cannot give.

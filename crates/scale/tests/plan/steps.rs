@@ -2,7 +2,7 @@
 
 use crate::machine::{facts, machine, with_dimm, with_virtio_mem};
 use scale::limits::Limits;
-use scale::observed::Observed;
+use scale::observed::{Accel, Observed, VcpuState};
 use scale::plan::{Plan, Refusal, plan};
 use scale::units::{Bytes, Change, parse_change, parse_count};
 use scale::wanted::Wanted;
@@ -59,6 +59,25 @@ fn shrinking_empties_before_it_unplugs() {
             "0 give host memory mem-supple-dimm0 back",
         ]
     );
+}
+
+#[test]
+fn vcpus_go_after_dimms_because_some_qemus_die_otherwise() {
+    let mut seen = with_dimm(machine(), "supple-dimm0", Bytes::gib(1), 0);
+    seen.machine.accel = Accel::Tcg;
+    let slot = seen.vcpus.slots.iter_mut().find(|s| s.state == VcpuState::Free).expect("a place");
+    slot.state = VcpuState::Device("supple-vcpu0".into());
+    let wanted = Wanted { vcpus: Some(Change::Shrink(1)), ..memory("1G") };
+    let steps = written(&planned(&seen, &wanted));
+    let at =
+        |act: &str| steps.iter().position(|s| s.contains(act)).unwrap_or_else(|| panic!("{act}: {steps:?}"));
+    assert!(at("unplug DIMM") < at("unplug vCPU"), "{steps:?}");
+
+    seen.vcpus.removed_before = true;
+    let said = refused(&seen, &memory("1G")).to_string();
+    assert!(said.contains("TCG dies") && said.contains("COLD"), "{said}");
+    seen.machine.accel = Accel::Kvm;
+    assert!(!planned(&seen, &memory("1G")).steps.is_empty());
 }
 
 #[test]

@@ -229,19 +229,28 @@ fn a_vcpu_place_takes_one_vcpu_with_all_its_properties() {
 }
 
 #[test]
-fn qemu_7_2_under_tcg_dies_of_a_dimm_after_a_vcpu_removal() {
-    let after_removal = |version, accel| {
+fn qemu_7_2_under_tcg_dies_of_a_dimm_change_after_a_vcpu_removal() {
+    let after_removal = |version, accel, change: fn(&mut World)| {
         let mut world = World::small().qemu(version, accel).spare_backend("m", Bytes::gib(1));
+        world = world.spare_backend("n", Bytes::gib(1));
+        done(&mut world, &plug("old", "n", 1));
         let act = plug_vcpu("c1", &mut world, 1);
         done(&mut world, &act);
         world.pass(Span::secs(1));
         done(&mut world, &Act::UnplugVcpu { id: "c1".into() });
         world.pass(Span::secs(1));
         assert!(seen(&mut world).vcpus.removed_before);
-        done(&mut world, &plug("d", "m", 0));
+        change(&mut world);
+        world.pass(Span::secs(1));
         world.gone().is_some()
     };
-    assert!(after_removal(Version(7, 2, 0), Accel::Tcg));
-    assert!(!after_removal(Version(7, 2, 0), Accel::Kvm));
-    assert!(!after_removal(Version(10, 0, 0), Accel::Tcg));
+    let added = |world: &mut World| done(world, &plug("d", "m", 0));
+    let removed = |world: &mut World| {
+        done(world, &Act::UnplugDimm { id: "old".into(), memdev: "n".into(), slot: 1 });
+    };
+    for change in [added as fn(&mut World), removed] {
+        assert!(after_removal(Version(7, 2, 0), Accel::Tcg, change));
+        assert!(!after_removal(Version(7, 2, 0), Accel::Kvm, change));
+        assert!(!after_removal(Version(10, 0, 0), Accel::Tcg, change));
+    }
 }
