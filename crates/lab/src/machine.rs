@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -26,7 +26,7 @@ use crate::witness::{Output, Witness};
 pub(crate) const UP: &str = "lab: up";
 
 /// An emulated guest boots in 5 to 9 s on an idle core.
-const BOOT: Duration = Duration::from_secs(120);
+pub(crate) const BOOT: Duration = Duration::from_secs(120);
 
 /// How long the lab's own monitor commands may take.
 const QMP: Duration = Duration::from_secs(10);
@@ -123,7 +123,7 @@ impl Machine {
     /// QEMU's process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.process.0.id()
+        self.process.id()
     }
 
     /// All that the guest has said on its console.
@@ -146,7 +146,22 @@ impl Machine {
 
 /// A child that is killed and reaped when dropped.
 #[derive(Debug)]
-struct Process(Child);
+pub(crate) struct Process(Child);
+
+impl Process {
+    pub(crate) fn new(child: Child) -> Self {
+        Self(child)
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.0.try_wait()?)
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -198,7 +213,7 @@ impl Boot<'_> {
     }
 
     async fn pause(&mut self, goal: &str) -> Result<()> {
-        if let Some(status) = self.process.0.try_wait()? {
+        if let Some(status) = self.process.ended()? {
             bail!("QEMU ended with {status} before the guest was able {goal}");
         }
         ensure!(Instant::now() < self.deadline, "the guest had {} s {goal} and did not", BOOT.as_secs());
@@ -218,18 +233,22 @@ async fn channel_open(monitor: &Qmp) -> Result<bool> {
 /// The port on the host that QEMU forwards to the guest's service: only the text monitor tells it.
 async fn forwarded(monitor: &Qmp) -> Result<SocketAddr> {
     let text = monitor.execute("human-monitor-command", json!({"command-line": "info usernet"}), QMP).await?;
-    let text = text.as_str().context("info usernet: not a text")?;
+    forwarded_port(text.as_str().unwrap_or_default()).context("QEMU forwards no port")
+}
+
+/// Reads it from what `info usernet` prints.
+pub(crate) fn forwarded_port(text: &str) -> Option<SocketAddr> {
     //   TCP[HOST_FORWARD]  12   127.0.0.1 40287   10.0.2.15    80     0     0
-    let line = text.lines().find(|line| line.contains("HOST_FORWARD")).context("QEMU forwards no port")?;
-    let port = line.split_whitespace().nth(3).and_then(|port| port.parse::<u16>().ok());
-    Ok(SocketAddr::from(([127, 0, 0, 1], port.with_context(|| format!("no port in {line:?}"))?)))
+    let line = text.lines().find(|line| line.contains("HOST_FORWARD"))?;
+    let port = line.split_whitespace().nth(3)?.parse::<u16>().ok()?;
+    Some(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
 fn read(dir: &Path, name: &str) -> String {
     String::from_utf8_lossy(&fs::read(dir.join(name)).unwrap_or_default()).into_owned()
 }
 
-fn tail(dir: &Path, name: &str) -> String {
+pub(crate) fn tail(dir: &Path, name: &str) -> String {
     let text = read(dir, name);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(30)..].join("\n")

@@ -31,15 +31,22 @@ pub struct Qemu {
     version: String,
 }
 
-/// Why this machine can have no QEMU of the backports.
+/// Why this machine can have no QEMU, or no libvirt, of the backports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Absent {
+    what: &'static str,
     reason: String,
+}
+
+impl Absent {
+    pub(crate) fn new(what: &'static str, error: &anyhow::Error) -> Self {
+        Self { what, reason: format!("{error:#}") }
+    }
 }
 
 impl fmt::Display for Absent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no QEMU from the backports here: {}", self.reason)
+        write!(f, "no {} from the backports here: {}", self.what, self.reason)
     }
 }
 
@@ -69,7 +76,7 @@ impl Qemu {
     /// # Errors
     /// [`Absent`] with the reason: no such suite, no newer QEMU in it, no answer, or it does not start here.
     pub fn backports(cache: &Cache) -> Result<Self, Absent> {
-        Self::fetch(cache, Suite::Backports).map_err(|error| Absent { reason: format!("{error:#}") })
+        Self::fetch(cache, Suite::Backports).map_err(|error| Absent::new("QEMU", &error))
     }
 
     /// What `--version` says, such as `7.2.22`.
@@ -90,6 +97,18 @@ impl Qemu {
             }
         }
         command
+    }
+
+    /// Where the program is once its tree, if it has one, lies over `/usr`.
+    pub(crate) fn installed(&self) -> PathBuf {
+        match &self.tree {
+            Some(_) => Path::new("/usr/bin").join(PROGRAM),
+            None => self.program.clone(),
+        }
+    }
+
+    pub(crate) fn tree(&self) -> Option<&Path> {
+        self.tree.as_deref()
     }
 
     /// A name that changes with the program's content.

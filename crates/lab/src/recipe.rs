@@ -2,6 +2,8 @@
 //!
 //! A recipe is plain data and becomes the arguments of one QEMU. It will not start it: see `machine`.
 
+mod domain;
+
 use std::path::Path;
 use std::process::Command;
 
@@ -11,6 +13,7 @@ use scale::units::Bytes;
 use crate::accel::Accel;
 use crate::cache::Cache;
 use crate::image::Image;
+use crate::libvirt::Libvirt;
 use crate::machine::Machine;
 use crate::qemu::Qemu;
 
@@ -90,6 +93,9 @@ pub(crate) mod place {
     pub(crate) const CONSOLE: &str = "console.log";
     pub(crate) const QEMU_LOG: &str = "qemu.log";
 }
+
+/// Nothing leaves the guest but answers to its service; QEMU picks the port on the host's side.
+const USER_NET: &str = "user,id=labnet,restrict=on,hostfwd=tcp:127.0.0.1:0-10.0.2.15:80";
 
 /// The chardev of the guest agent's channel, as `query-chardev` lists it.
 pub(crate) const AGENT_CHARDEV: &str = "agent";
@@ -221,9 +227,7 @@ impl Recipe {
             qemu.arg("-chardev").arg(socket_chardev(id, &at(socket)));
             qemu.arg("-device").arg(format!("virtserialport,chardev={id},name={port}"));
         }
-        // Nothing leaves the guest but answers to its service; QEMU picks the port on the host's side.
-        qemu.args(["-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-10.0.2.15:80"]);
-        qemu.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
+        qemu.args(["-netdev", USER_NET, "-device", "virtio-net-pci,netdev=labnet,romfile="]);
         if self.balloon {
             qemu.args(["-device", "virtio-balloon-pci,id=balloon0"]);
         }
@@ -297,23 +301,23 @@ impl Board {
 /// Fetches and builds now what guests are made of, so that no boot has to. Silent when all of it is there.
 ///
 /// # Errors
-/// No QEMU or no guest can be had. That the backports' QEMU cannot is only said.
+/// No QEMU, no libvirt or no guest can be had. That the backports' cannot is only said.
 pub async fn prepare() -> Result<()> {
     let prepared = tokio::task::spawn_blocking(|| {
         let cache = Cache::open()?;
         Parts::find(&cache, Generation::System)?;
-        match Qemu::backports(&cache) {
-            Ok(_) => Ok(()),
-            Err(absent) => {
-                eprintln!("lab: {absent}");
-                Ok(())
-            }
+        Libvirt::system(&cache)?;
+        let absent = [Qemu::backports(&cache).err(), Libvirt::backports(&cache).err()];
+        for absent in absent.iter().flatten() {
+            eprintln!("lab: {absent}");
         }
+        Ok(())
     });
     prepared.await?
 }
 
 /// What every recipe needs from the cache.
+#[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) qemu: Qemu,
     pub(crate) image: Image,
@@ -321,7 +325,7 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    fn find(cache: &Cache, generation: Generation) -> Result<Self> {
+    pub(crate) fn find(cache: &Cache, generation: Generation) -> Result<Self> {
         let qemu = match generation {
             Generation::System => Qemu::system(cache)?,
             Generation::Backports => Qemu::backports(cache).map_err(|absent| anyhow!(absent))?,
