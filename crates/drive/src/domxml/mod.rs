@@ -6,8 +6,12 @@
 mod cpuset;
 mod document;
 mod domain;
+mod edit;
+mod fragment;
 mod machine;
+mod prepare;
 mod read;
+mod tag;
 mod units;
 
 pub use cpuset::CpuSet;
@@ -17,4 +21,7 @@ pub use domain::{
     MemoryDevice, MemoryModel, Slot, Topology, Vcpu, Vcpus,
 };
 pub use machine::{Board, Machine};
+pub use prepare::{
+    AddressSpace, HostLimits, Obstacle, Prepare, PrepareRefusal, Prepared, VirtioMem, address_space, prepare,
+};
 pub use units::{as_attached, as_booted};

@@ -6,6 +6,8 @@
 mod cpu;
 mod devices;
 
+pub(super) use devices::AGENT;
+
 use super::document::{BadXml, Document, at, attribute, child, children, content, content_of, is_yes};
 use super::domain::{Backing, Domain, HugePages, MaxMemory, Memory, MemoryDevice, Vcpu, Vcpus};
 use super::machine::Machine;
@@ -143,6 +145,8 @@ fn vcpus(root: Node<'_, '_>) -> Result<Vcpus, BadXml> {
         let hotpluggable = attribute(node, "hotpluggable").map_or(!enabled, |value| value == "yes");
         each.push(Vcpu { id, enabled, hotpluggable, order: number(node, "order")? });
     }
+    // libvirt reads the list in order, so the last word on a vCPU counts.
+    each.reverse();
     each.sort_by_key(|vcpu| vcpu.id);
     each.dedup_by_key(|vcpu| vcpu.id);
     let current = if each.is_empty() {

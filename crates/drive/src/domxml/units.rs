@@ -63,6 +63,11 @@ pub(super) fn unit_scale(unit: &str) -> Result<u64, BadAmount> {
     }
 }
 
+/// The whole KiB in `size`, which is how this module writes every amount.
+pub(super) fn kib(size: Bytes) -> u64 {
+    size.round_up(KIB).count_of(KIB)
+}
+
 /// What libvirt makes of a memory device's size when it is attached to a running machine, and when it looks for the
 /// device to detach: the next whole MiB (libvirt 9.0 and 11.3, `qemuDomainMemoryDeviceAlignSize`), 256 MiB on ppc64.
 pub fn as_attached(size: Bytes, ppc64: bool) -> Bytes {
