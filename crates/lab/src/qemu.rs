@@ -64,7 +64,7 @@ impl Qemu {
             Some(program) => Self::check(program, None),
             None => Self::fetch(cache, Suite::Release).with_context(|| {
                 format!(
-                    "there is no {PROGRAM} on the PATH and Debian's cannot be fetched; to have one installed, run\n  \
+                    "there is no {PROGRAM} on the PATH and Debian's cannot be fetched into the cache; one can be installed by\n  \
                      sudo apt-get install --no-install-recommends qemu-system-x86"
                 )
             }),
