@@ -9,12 +9,17 @@ use crate::report::Report;
 use crate::run::{Outcome, Place, Record};
 use crate::time::Moment;
 use crate::wanted::Wanted;
+use std::collections::BTreeSet;
 
 /// The sum of a journal's records.
 #[derive(Debug, Clone, Default)]
 pub struct History {
     open: Option<OpenRun>,
     pending: Vec<Pending>,
+    /// Pending devices of which the guest's last word is older than the request.
+    refused_before: BTreeSet<String>,
+    /// True while an act is sent that asks again for what was pending already.
+    again: bool,
     report: Option<Report>,
 }
 
@@ -55,7 +60,7 @@ impl History {
                     proven: 0,
                 });
             }
-            Record::Sending { at, place } => self.note_sending(*at, *place),
+            Record::Sending { at, place, refused_before } => self.note_sending(*at, *place, *refused_before),
             Record::Concluded { place, outcome, .. } => self.note_concluded(*place, outcome),
             Record::Ended { .. } => self.open = None,
             Record::Settled { device, .. } => self.pending.retain(|p| p.device.id() != device),
@@ -81,17 +86,19 @@ impl History {
     /// The pending removals that have come to their end, as the machine shows now, and how.
     ///
     /// Gone from QEMU is done. The guest's refusal is believed only while its agent answers: QEMU keeps the last
-    /// word of a slot, and a guest that hangs may yet act on the newer request.
+    /// word of a slot, and a guest that hangs may yet act on the newer request. A refusal that is older than the request
+    /// is not believed at all.
     pub fn settled(&self, seen: &Observed) -> Vec<(PendingDevice, String)> {
         self.pending
             .iter()
             .filter_map(|pending| {
-                how_it_ended(&pending.device, seen).map(|how| (pending.device.clone(), how))
+                let old = self.refused_before.contains(pending.device.id());
+                how_it_ended(&pending.device, seen, old).map(|how| (pending.device.clone(), how))
             })
             .collect()
     }
 
-    fn note_sending(&mut self, at: Moment, place: Place) {
+    fn note_sending(&mut self, at: Moment, place: Place, refused_before: bool) {
         let Some(open) = &mut self.open else { return };
         open.sending = Some(place);
         let device = match place.act(&open.plan) {
@@ -101,7 +108,14 @@ impl History {
             Some(Act::UnplugVcpu { id }) => PendingDevice::Vcpu { id: id.clone() },
             Some(_) | None => return,
         };
+        let before = self.pending.len();
         self.pending.retain(|p| p.device.id() != device.id());
+        self.again = self.pending.len() < before;
+        if refused_before {
+            self.refused_before.insert(device.id().to_owned());
+        } else {
+            self.refused_before.remove(device.id());
+        }
         self.pending.push(Pending { device, since: at });
     }
 
@@ -111,8 +125,13 @@ impl History {
         if place.undo.is_none() && matches!(outcome, Outcome::Proven { .. }) {
             open.proven += 1;
         }
-        let answered = matches!(outcome, Outcome::Proven { .. } | Outcome::Refused { .. });
-        if let Some(Act::UnplugDimm { id, .. } | Act::UnplugVcpu { id }) = place.act(&open.plan)
+        // What QEMU's monitor refuses was not asked: but an earlier request for the same may still stand.
+        let answered = match outcome {
+            Outcome::Proven { .. } => true,
+            Outcome::Refused { by_guest, .. } => *by_guest || !self.again,
+            Outcome::Overdue { .. } | Outcome::Lost { .. } => false,
+        };
+        if let Some(id) = place.act(&open.plan).and_then(Act::removed)
             && answered
         {
             self.pending.retain(|p| p.device.id() != id);
@@ -120,7 +139,7 @@ impl History {
     }
 }
 
-fn how_it_ended(device: &PendingDevice, seen: &Observed) -> Option<String> {
+fn how_it_ended(device: &PendingDevice, seen: &Observed, refused_before: bool) -> Option<String> {
     let refusal = match device {
         PendingDevice::Dimm { id, .. } => match seen.memory.dimms.iter().find(|d| d.id == *id) {
             None => return Some("the guest let it go".to_owned()),
@@ -134,5 +153,5 @@ fn how_it_ended(device: &PendingDevice, seen: &Observed) -> Option<String> {
             }
         }
     };
-    refusal.filter(|_| seen.guest.heard().is_some()).map(str::to_owned)
+    refusal.filter(|_| seen.guest.heard().is_some() && !refused_before).map(str::to_owned)
 }

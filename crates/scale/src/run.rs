@@ -14,12 +14,13 @@
 //! A group that breaks is taken back, with one exception: a removal that is asked of the guest has no cancel. One that
 //! outlives its deadline is left as it is and stays pending; the journal remembers it ([`crate::history`]).
 
-use crate::observed::Observed;
+use crate::observed::{Observed, Ost, VcpuState};
 use crate::plan::{Act, Basis, Plan, Proof, Strength};
 use crate::sight::{Event, Judgement, Look, Sight};
 use crate::time::{Moment, Span};
 use crate::wanted::Wanted;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// One entry of a machine's journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,10 @@ pub enum Record {
         at: Moment,
         /// Which act.
         place: Place,
+        /// True for a removal whose device the guest has refused before: QEMU keeps that word until the next one, and it
+        /// is no answer to this request.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        refused_before: bool,
     },
     /// An act came to its end.
     Concluded {
@@ -110,6 +115,9 @@ pub enum Outcome {
     Refused {
         /// In whose words.
         why: String,
+        /// True where the guest itself has answered, not QEMU's monitor.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_guest: bool,
     },
     /// The deadline passed without a proof.
     Overdue {
@@ -206,6 +214,8 @@ pub struct Run {
     job: Option<Job>,
     end: Option<End>,
     now: Moment,
+    /// Devices of which the guest's last word, when this run began, was that it keeps them.
+    refused_before: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -228,7 +238,7 @@ struct Job {
     sent: Moment,
     wait: Span,
     acknowledged: bool,
-    refused: Option<String>,
+    refused: Option<Outcome>,
     missing: String,
 }
 
@@ -251,7 +261,9 @@ impl Run {
             return Err(Stale);
         }
         let outcomes = vec![None; plan.steps.len()];
-        let mut run = Run { plan, outcomes, undo: Vec::new(), broken: None, job: None, end: None, now };
+        let refused_before = refused_before(seen);
+        let mut run =
+            Run { plan, outcomes, undo: Vec::new(), broken: None, job: None, end: None, now, refused_before };
         run.take_up(0);
         Ok(run)
     }
@@ -284,7 +296,10 @@ impl Run {
         };
         let due = job.sent + job.deadline;
         match &job.stage {
-            Stage::Intend => Next::Write(Record::Sending { at: now, place: job.place }),
+            Stage::Intend => {
+                let refused_before = job.act.removed().is_some_and(|id| self.refused_before.contains(id));
+                Next::Write(Record::Sending { at: now, place: job.place, refused_before })
+            }
             Stage::Send => Next::Send { act: job.act.clone(), until: now + job.deadline },
             Stage::Look => Next::Look(job.proof.look(job.ask_guest)),
             Stage::Watch => Next::Watch { until: due.min(now + job.wait) },
@@ -323,7 +338,7 @@ impl Run {
                 job.wait = LOOK_BEHIND_EVENT;
             }
             Reply::Accepted => {}
-            Reply::Refused(why) => job.refused = Some(why),
+            Reply::Refused(why) => job.refused = Some(Outcome::Refused { why, by_guest: false }),
             Reply::Unknown(why) => job.missing = why,
         }
     }
@@ -341,8 +356,8 @@ impl Run {
             Ok(Judgement::NotYet(missing)) => job.missing = missing,
             Err(why) => job.missing = why.to_owned(),
         }
-        if let Some(why) = job.refused.take() {
-            job.stage = Stage::Conclude(Outcome::Refused { why });
+        if let Some(refused) = job.refused.take() {
+            job.stage = Stage::Conclude(refused);
         } else if now >= job.sent + job.deadline {
             job.stage = Stage::Conclude(Outcome::Overdue { missing: job.missing.clone() });
         } else {
@@ -361,7 +376,7 @@ impl Run {
             }
             Some(event) => {
                 if let Some(why) = event.refuses(&job.act) {
-                    job.refused = Some(why);
+                    job.refused = Some(Outcome::Refused { why, by_guest: true });
                 }
                 if let Act::PlugDimm { id, .. } | Act::PlugVcpu { id, .. } = &job.act {
                     job.acknowledged |= event.acknowledges(id);
@@ -387,7 +402,7 @@ impl Run {
             }
             Outcome::Proven { .. } if job.place.undo.is_some() => return self.take_up_undo(),
             Outcome::Proven { .. } => return self.take_up(step + 1),
-            Outcome::Refused { why } => why,
+            Outcome::Refused { why, .. } => why,
             Outcome::Overdue { missing } => format!("{missing} after {}", job.deadline),
         };
         match &mut self.broken {
@@ -463,4 +478,14 @@ impl Run {
             missing: String::new(),
         }
     }
+}
+
+fn refused_before(seen: &Observed) -> BTreeSet<String> {
+    let refused = |ost: Option<Ost>| ost.is_some_and(|ost| ost.refusal().is_some());
+    let dimms = seen.memory.dimms.iter().filter(|d| refused(d.ost)).map(|d| d.id.clone());
+    let vcpus = seen.vcpus.slots.iter().filter(|s| refused(s.ost)).filter_map(|s| match &s.state {
+        VcpuState::Device(id) => Some(id.clone()),
+        VcpuState::Free | VcpuState::Boot | VcpuState::Barred(_) => None,
+    });
+    dimms.chain(vcpus).collect()
 }

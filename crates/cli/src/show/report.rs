@@ -112,7 +112,7 @@ pub(crate) fn step(step: &StepReport, room: usize) -> String {
         Outcome::Proven { strength, took } => {
             (GOOD, "ok", took.to_string(), format!("{} ({strength})", step.act))
         }
-        Outcome::Refused { why } => (BAD, "refused", String::new(), format!("{}: {why}", step.act)),
+        Outcome::Refused { why, .. } => (BAD, "refused", String::new(), format!("{}: {why}", step.act)),
         Outcome::Overdue { missing } => (BAD, "overdue", String::new(), format!("{}: {missing}", step.act)),
         Outcome::Lost { why } => (BAD, "lost", String::new(), format!("{}: {why}", step.act)),
     };
@@ -272,7 +272,7 @@ pending: the guest may still give up vCPU supple-cpu1; `supple observe` tells wh
         last.steps.truncate(1);
         last.steps.push(StepReport {
             act: "plug vCPU supple-cpu1".to_owned(),
-            outcome: Outcome::Refused { why: "no\u{1b}[31m room".to_owned() },
+            outcome: Outcome::Refused { why: "no\u{1b}[31m room".to_owned(), by_guest: false },
         });
         let expected = "\
 last run (2026-11-23 17:06:42, 3 min ago)
@@ -287,7 +287,8 @@ The guest shows 3 GiB online, MemTotal 2.87 GiB, 2 vCPUs online.
 
     #[test]
     fn an_interrupted_run_says_where_it_stopped_and_how_to_go_on() {
-        let sending = Record::Sending { at: example::NOW, place: Place { step: 1, undo: None } };
+        let sending =
+            Record::Sending { at: example::NOW, place: Place { step: 1, undo: None }, refused_before: false };
         let expected = "\
 A run to memory 3 GiB, 2 vCPUs that began 2026-11-23 17:09:02 (60 s ago) was interrupted after 0 of
 4 steps, at: plug DIMM supple-dimm0 into slot 0, node 0. `supple apply qmp:/run/web1/qmp.sock

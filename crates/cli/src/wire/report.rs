@@ -177,7 +177,7 @@ impl From<&StepReport> for Step {
                 took_ms: Some(took.as_millis()),
                 why: None,
             },
-            Outcome::Refused { why } => not("refused", why),
+            Outcome::Refused { why, .. } => not("refused", why),
             Outcome::Overdue { missing } => not("overdue", missing),
             Outcome::Lost { why } => not("lost", why),
         }

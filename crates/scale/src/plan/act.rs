@@ -25,10 +25,28 @@ impl Act {
         }
     }
 
+    /// The device that the guest is asked to give up, if this asks for one.
+    pub fn removed(&self) -> Option<&str> {
+        match self {
+            Act::UnplugDimm { id, .. } | Act::UnplugVcpu { id } => Some(id),
+            Act::CreateBackend { .. }
+            | Act::DeleteBackend { .. }
+            | Act::PlugDimm { .. }
+            | Act::OnlineBlocks { .. }
+            | Act::OfflineBlocks { .. }
+            | Act::ResizeVirtioMem { .. }
+            | Act::SettleVirtioMem { .. }
+            | Act::SetBalloon { .. }
+            | Act::PlugVcpu { .. }
+            | Act::AwaitOnline { .. }
+            | Act::OnlineVcpus { .. } => None,
+        }
+    }
+
     /// True for a removal that the guest is asked for. QEMU has no command to withdraw it
     /// (hw/acpi/memory_hotplug.c, hw/acpi/cpu.c; 7.2 and 10.0).
     pub fn has_no_cancel(&self) -> bool {
-        matches!(self, Act::UnplugDimm { .. } | Act::UnplugVcpu { .. })
+        self.removed().is_some()
     }
 
     /// True if QEMU sends an event when the guest has acted on it, so that waiting beats looking.
@@ -54,7 +72,7 @@ impl fmt::Display for Act {
             Act::SetBalloon { from, to } => write!(f, "set the balloon's target from {from} to {to}"),
             Act::PlugVcpu { id, .. } => write!(f, "plug vCPU {id}"),
             Act::UnplugVcpu { id } => write!(f, "unplug vCPU {id}"),
-            Act::AwaitOnline { device } => write!(f, "wait for the guest to online {device} by itself"),
+            Act::AwaitOnline { device } => write!(f, "wait for the guest to take {device} in"),
             Act::OnlineVcpus { count } => write!(f, "online vCPUs until {count} are"),
         }
     }
