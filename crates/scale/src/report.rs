@@ -172,6 +172,9 @@ impl Account {
                 (None, GuestSizes::default(), Vec::new())
             }
         };
+        for lack in self.lacks(&guest) {
+            self.note_held_back(lack);
+        }
         Report {
             began: self.began,
             took: now.since(self.began),
@@ -186,6 +189,18 @@ impl Account {
             left_behind: self.left_behind,
             pending,
         }
+    }
+
+    /// Where the guest itself shows less than was asked for, whatever QEMU has plugged.
+    fn lacks(&self, guest: &GuestSizes) -> Vec<String> {
+        let Asked { memory, vcpus } = self.asked;
+        let memory = memory.zip(guest.online).filter(|(asked, online)| online < asked);
+        let vcpus = vcpus.zip(guest.vcpus).filter(|(asked, online)| online < asked);
+        let memory = memory.map(|(asked, online)| format!("the guest has {online} of {asked} in use"));
+        memory
+            .into_iter()
+            .chain(vcpus.map(|(asked, online)| format!("the guest uses {online} of {asked} vCPUs")))
+            .collect()
     }
 
     fn judge(&self, achieved: Sizes) -> Verdict {

@@ -238,6 +238,9 @@ impl Auditor<'_> {
             self.ledger.gain(gained);
             return;
         }
+        if zone.is_none() && self.ledger.has_vcpu(device) {
+            return;
+        }
         let Some(stick) = self.ledger.stick(device) else {
             self.find(Kind::GuestCannot, format!("there is no memory device {device} to online"));
             return;

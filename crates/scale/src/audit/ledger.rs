@@ -134,9 +134,11 @@ impl Ledger {
 
     /// True if a device of this id exists, as far as the observation tells.
     pub(super) fn has_device(&self, id: &str) -> bool {
-        self.sticks.iter().any(|s| s.id == id)
-            || self.is_virtio_mem(id)
-            || self.vcpus.iter().any(|p| matches!(&p.state, VcpuState::Device(d) if d == id))
+        self.sticks.iter().any(|s| s.id == id) || self.is_virtio_mem(id) || self.has_vcpu(id)
+    }
+
+    pub(super) fn has_vcpu(&self, id: &str) -> bool {
+        self.vcpus.iter().any(|p| matches!(&p.state, VcpuState::Device(d) if d == id))
     }
 
     pub(super) fn is_virtio_mem(&self, id: &str) -> bool {

@@ -88,6 +88,7 @@ fn shows(proof: &Proof, act: &Act, virtio_mem: bool) -> bool {
             Proof::BlocksOnline { device: p, whole },
         ) => device == p && *whole != virtio_mem,
         (Act::AwaitOnline { .. }, Proof::GuestTotal { at_least }) => !at_least.is_zero(),
+        (Act::AwaitOnline { device }, Proof::VcpuSeen { id, present }) => device == id && *present > 1,
         (Act::OfflineBlocks { device }, Proof::BlocksOffline { device: p }) => device == p,
         (Act::ResizeVirtioMem { id, to, .. }, Proof::VirtioMemSize { id: p, size }) => id == p && to == size,
         (Act::SetBalloon { to, .. }, Proof::BalloonAt { actual }) => to == actual,

@@ -106,6 +106,11 @@ fn shrink(scene: &Scene<'_>, bay: &Bay, by: Bytes, going: &[usize]) -> Result<La
     Ok(layout)
 }
 
+/// How much is in DIMMs that are there and whose removal is pending.
+pub(super) fn going(scene: &Scene<'_>) -> Bytes {
+    going_anyway(scene).into_iter().map(|nth| scene.seen.memory.dimms[nth].size).sum()
+}
+
 /// DIMMs that are there and whose removal is pending.
 fn going_anyway(scene: &Scene<'_>) -> Vec<usize> {
     let dimms = &scene.seen.memory.dimms;

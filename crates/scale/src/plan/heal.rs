@@ -1,11 +1,12 @@
 //! What is plugged and not used: memory blocks and vCPUs that the guest shows and has not brought online.
 //!
 //! A resize that ended halfway, or a guest that onlines nothing by itself, leaves such things behind; they are part of
-//! the size that was asked for, so asking for it again brings them online.
+//! the size that was asked for, so asking for it again brings them online. A DIMM that the guest has processed and never
+//! shown (it was short of memory for its page structures then) is unplugged and plugged again: Linux tries once.
 
 use super::make::{Part, Scene, scaled, step};
-use super::{Act, Proof, Strength, Zone, vcpu};
-use crate::observed::DimmKind;
+use super::{Act, OWN_PREFIX, Proof, Step, Strength, Zone, vcpu};
+use crate::observed::{Dimm, DimmKind};
 use crate::wanted::Mechanism;
 use std::collections::BTreeSet;
 
@@ -28,13 +29,15 @@ pub(super) fn memory(scene: &Scene<'_>, parts: &[Part]) -> Part {
         if all || !stays || !dimm.fits_blocks(footing.block) {
             continue;
         }
-        part.groups.push(vec![step(
+        let mut group = if was_swallowed(scene, dimm) { plugged_again(scene, dimm) } else { Vec::new() };
+        group.push(step(
             Act::OnlineBlocks { device: dimm.id.clone(), zone: Zone::Default },
             Proof::BlocksOnline { device: dimm.id.clone(), whole: true },
             Strength::GuestConfirmed,
             scaled(limits.online, limits.online, dimm.size),
-            Vec::new(),
-        )]);
+            if group.is_empty() { Vec::new() } else { vec![Act::OfflineBlocks { device: dimm.id.clone() }] },
+        ));
+        part.groups.push(group);
     }
     for device in seen.virtio_mem.iter().filter(|v| !v.size.is_zero() && !touched.contains(v.id.as_str())) {
         let range = crate::observed::blocks_of(device.addr, device.max, footing.block);
@@ -55,6 +58,39 @@ pub(super) fn memory(scene: &Scene<'_>, parts: &[Part]) -> Part {
     part
 }
 
+/// True for a DIMM of ours that the guest's ACPI driver has taken in and of which the guest shows no block, while it
+/// has the memory for it now. Linux reports success all the same (acpi_bus_attach, drivers/acpi/scan.c, 6.1).
+fn was_swallowed(scene: &Scene<'_>, dimm: &Dimm) -> bool {
+    let footing = &scene.footing;
+    let taken_in = dimm.ost.is_some_and(|ost| matches!(ost.source, 1 | 0x200));
+    let hidden = footing.blocks_in(&dimm.blocks(footing.block)).is_empty();
+    let room = footing.kernel_free.map(|free| free.times(scene.limits.metadata_ratio));
+    let ours = dimm.id.starts_with(OWN_PREFIX) && !dimm.memdev.is_empty();
+    taken_in && hidden && ours && room.is_some_and(|room| dimm.size <= room)
+}
+
+/// Takes a DIMM of which the guest uses nothing out, and puts it back where it was.
+fn plugged_again(scene: &Scene<'_>, dimm: &Dimm) -> Vec<Step> {
+    let (id, memdev, slot) = (dimm.id.clone(), dimm.memdev.clone(), dimm.slot);
+    let out = Act::UnplugDimm { id: id.clone(), memdev: memdev.clone(), slot };
+    vec![
+        step(
+            out.clone(),
+            Proof::DimmGone { id: id.clone() },
+            Strength::DriverConfirmed,
+            scene.limits.unplug,
+            Vec::new(),
+        ),
+        step(
+            Act::PlugDimm { id: id.clone(), memdev, slot, node: dimm.node, addr: Some(dimm.addr) },
+            Proof::DimmSeen { id },
+            Strength::GuestConfirmed,
+            scene.limits.appear,
+            vec![out],
+        ),
+    ]
+}
+
 /// Onlines the vCPUs that stay plugged, where `parts` do not already.
 pub(super) fn vcpus(scene: &Scene<'_>, parts: &[Part]) -> Part {
     let changes = parts
@@ -66,11 +102,26 @@ pub(super) fn vcpus(scene: &Scene<'_>, parts: &[Part]) -> Part {
         return Part::default();
     };
     let count = scene.from.vcpus;
-    if online >= count || shown < count {
+    if online >= count {
         return Part::default();
     }
+    let mut group = Vec::new();
+    if shown < count {
+        // Plugged a moment ago by a run that was cut short, or never taken in by the guest.
+        let Some(id) = scene.seen.vcpus.slots.iter().rev().find_map(vcpu::device) else {
+            return Part::default();
+        };
+        group.push(step(
+            Act::AwaitOnline { device: id.to_owned() },
+            Proof::VcpuSeen { id: id.to_owned(), present: count },
+            Strength::GuestConfirmed,
+            scene.limits.appear,
+            Vec::new(),
+        ));
+    }
+    group.push(vcpu::online(scene, count));
     Part {
-        groups: vec![vec![vcpu::online(scene, count)]],
+        groups: vec![group],
         notes: vec![format!("the guest uses {online} of its {count} vCPUs; the others are brought online")],
         ..Part::default()
     }

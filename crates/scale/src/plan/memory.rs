@@ -41,7 +41,14 @@ pub(super) fn hotplugged(scene: &Scene<'_>) -> Bytes {
 }
 
 fn shared(scene: &Scene<'_>, delta: Delta) -> Part {
-    let share = virtio_mem::share(scene, delta, dimm::unit(scene));
+    let share = match delta {
+        Delta::Grow(_) => virtio_mem::share(scene, delta, dimm::unit(scene)),
+        // First the DIMMs that the guest was asked for earlier and may still give: they would come on top otherwise.
+        Delta::Shrink(by) => {
+            let left = Delta::Shrink(by.saturating_sub(dimm::going(scene)));
+            virtio_mem::share(scene, left, dimm::unit(scene))
+        }
+    };
     let mut part = virtio_mem::steps(scene, &share);
     let mut nodes = nodes(scene);
     share.shift(&mut nodes);

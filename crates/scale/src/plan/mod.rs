@@ -183,7 +183,8 @@ pub enum Act {
         /// The device's id.
         id: String,
     },
-    /// Send nothing: wait for a guest that cannot be asked to online a device's memory by itself.
+    /// Send nothing: wait for a guest that cannot be asked to online a device's memory by itself, or that has yet to
+    /// show a vCPU that was plugged earlier.
     AwaitOnline {
         /// The device.
         device: String,

@@ -18,24 +18,36 @@ pub(super) fn plan(scene: &Scene<'_>, asked: u32) -> (Part, Part) {
     }
     let part = if asked > now { &mut more } else { &mut fewer };
     *part = if asked > now { grow(scene, asked) } else { shrink(scene, asked) };
-    part.obstacles.extend(pending(scene));
+    let going: u32 = going(scene).iter().map(|slot| slot.count).sum();
+    if going > now.saturating_sub(asked) {
+        part.obstacles.push(pending(scene, now.saturating_sub(going)));
+    }
     (more, fewer)
 }
 
-fn pending(scene: &Scene<'_>) -> Option<Obstacle> {
-    let mut ids = scene.seen.pending.iter().filter_map(|p| match &p.device {
-        PendingDevice::Vcpu { id } => Some(id.as_str()),
-        PendingDevice::Dimm { .. } => None,
-    });
-    let id = ids.next()?;
-    Some(Obstacle {
+/// vCPUs that the guest was asked for earlier and may still give.
+fn going<'a>(scene: &'a Scene<'_>) -> Vec<&'a VcpuSlot> {
+    let asked = |id: &str| {
+        scene.seen.pending.iter().any(|p| match &p.device {
+            PendingDevice::Vcpu { id: pending } => pending == id,
+            PendingDevice::Dimm { .. } => false,
+        })
+    };
+    scene.seen.vcpus.slots.iter().filter(|slot| device(slot).is_some_and(asked)).collect()
+}
+
+fn pending(scene: &Scene<'_>, without: u32) -> Obstacle {
+    let ids: Vec<&str> = going(scene).into_iter().filter_map(device).collect();
+    Obstacle {
         when: When::NotNow,
         reason: format!(
-            "the removal of vCPU {id} is still asked of the guest, which may grant it at any time"
+            "the removal of {} is still asked of the guest, which may grant it at any time",
+            ids.join(", ")
         ),
-        way_out: "wait until the guest has answered (supple observe shows it), or stop and start the machine"
-            .to_owned(),
-    })
+        way_out: format!(
+            "wait until the guest has answered (supple observe shows it), or ask for the removal again: --vcpus {without}"
+        ),
+    }
 }
 
 fn grow(scene: &Scene<'_>, asked: u32) -> Part {
@@ -154,11 +166,14 @@ fn shrink(scene: &Scene<'_>, asked: u32) -> Part {
             ),
         );
     }
+    let going: Vec<&str> = going(scene).into_iter().filter_map(device).collect();
     let mut part = Part::default();
     let mut count = scene.from.vcpus;
     while count > asked {
+        // First what the guest was asked for earlier and may still give: it would come on top otherwise.
+        let going = |nth: &usize| device(left[*nth]).is_some_and(|id| going.contains(&id));
         let fits = (0..left.len()).filter(|nth| left[*nth].count <= count - asked);
-        let Some(nth) = fits.max_by_key(|nth| (node_load(&load, left[*nth]), *nth)) else {
+        let Some(nth) = fits.max_by_key(|nth| (going(nth), node_load(&load, left[*nth]), *nth)) else {
             part.obstacles.push(Obstacle {
                 when: When::Impossible,
                 reason: format!("{asked} vCPUs cannot be reached by removing whole cores"),
@@ -182,7 +197,8 @@ fn shrink(scene: &Scene<'_>, asked: u32) -> Part {
     part
 }
 
-fn device(slot: &VcpuSlot) -> Option<&str> {
+/// The id of the vCPU in a slot, if it has one.
+pub(super) fn device(slot: &VcpuSlot) -> Option<&str> {
     match &slot.state {
         VcpuState::Device(id) if !id.is_empty() => Some(id),
         VcpuState::Device(_) | VcpuState::Free | VcpuState::Boot | VcpuState::Barred(_) => None,

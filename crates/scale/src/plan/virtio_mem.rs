@@ -7,8 +7,8 @@
 use super::make::{Part, Scene, scaled, step};
 use super::resolve::Delta;
 use super::zone::Zones;
-use super::{Act, Obstacle, Proof, Step, Strength, When, dimm};
-use crate::observed::VirtioMem;
+use super::{Act, Obstacle, Proof, Step, Strength, When, Zone, dimm};
+use crate::observed::{VirtioMem, blocks_of};
 use crate::units::Bytes;
 
 /// The most that is added before the guest is helped to online it.
@@ -187,24 +187,33 @@ fn grow(
             device.id
         ));
     }
+    let range = blocks_of(device.addr, device.max, footing.block);
+    if helped && footing.blocks_in(&range).iter().any(|b| !b.online) {
+        // An earlier run was cut short here: a driver that waits for these would wait for ever.
+        part.groups.push(vec![online(scene, device, Zone::Default, device.size)]);
+    }
     let (mut at, mut requested) = (device.size, device.requested);
     while at < target {
         let next = target.min(at + chunk);
         let zone = zones.next(next - at)?;
         let mut group = vec![resize(scene, device, requested, next, next - at)];
         if helped {
-            group.push(step(
-                Act::OnlineBlocks { device: device.id.clone(), zone },
-                Proof::BlocksOnline { device: device.id.clone(), whole: false },
-                Strength::GuestConfirmed,
-                scaled(scene.limits.online, scene.limits.online, next - at),
-                Vec::new(),
-            ));
+            group.push(online(scene, device, zone, next - at));
         }
         part.groups.push(group);
         (at, requested) = (next, next);
     }
     Ok(())
+}
+
+fn online(scene: &Scene<'_>, device: &VirtioMem, zone: Zone, size: Bytes) -> Step {
+    step(
+        Act::OnlineBlocks { device: device.id.clone(), zone },
+        Proof::BlocksOnline { device: device.id.clone(), whole: false },
+        Strength::GuestConfirmed,
+        scaled(scene.limits.online, scene.limits.online, size),
+        Vec::new(),
+    )
 }
 
 fn resize(scene: &Scene<'_>, device: &VirtioMem, from: Bytes, to: Bytes, moved: Bytes) -> Step {
