@@ -46,8 +46,10 @@ pub(crate) enum Happening {
     Eject(String),
     /// The guest says that it keeps a device.
     Keep(String),
-    /// The guest's kernel or its udev rule onlines what is offline.
-    OnlinesItself,
+    /// The guest's kernel or its udev rule brings a memory device into use.
+    OnlinesMemory(String),
+    /// The guest's kernel or its udev rule brings a vCPU into use.
+    OnlinesVcpu(u32),
     /// A virtio-mem driver moves a chunk.
     VirtioMem(String),
     /// The balloon driver moves a chunk.

@@ -99,7 +99,7 @@ impl World {
             let fresh = Block { owner: device.to_owned(), size: block, online: false, movable: false };
             self.guest.blocks.entry(index).or_insert(fresh);
         }
-        self.new_things_to_online();
+        self.appeared(Happening::OnlinesMemory(device.to_owned()));
         true
     }
 
@@ -111,19 +111,26 @@ impl World {
     }
 
     /// Something appeared that is offline: a guest that onlines by itself will do so.
-    pub(crate) fn new_things_to_online(&mut self) {
+    pub(crate) fn appeared(&mut self, what: Happening) {
         match self.onlines_itself() {
-            Some(after) if after.as_millis() == 0 => self.online_everything(),
-            Some(after) => self.clock.after(after, Happening::OnlinesItself),
-            None => {}
+            Some(after) if after.as_millis() == 0 => self.happen(what),
+            Some(after) if !self.clock.is_decided(&what) => self.clock.after(after, what),
+            Some(_) | None => {}
         }
     }
 
-    pub(crate) fn online_everything(&mut self) {
-        self.guest.blocks.values_mut().for_each(|b| b.online = true);
-        self.guest.vcpus.values_mut().for_each(|online| *online = true);
-        self.note("guest: everything is brought into use");
+    /// The guest by itself brings all blocks of a device into use.
+    pub(crate) fn online_device(&mut self, device: &str) {
+        self.guest.blocks.values_mut().filter(|b| b.owner == device).for_each(|b| b.online = true);
+        self.note(format!("guest: brings {device} into use"));
         self.wake_virtio_mem();
+    }
+
+    /// The guest by itself brings a vCPU into use.
+    pub(crate) fn online_vcpu(&mut self, number: u32) {
+        if let Some(online) = self.guest.vcpus.get_mut(&number) {
+            *online = true;
+        }
     }
 
     /// Puts one block into use.
@@ -170,7 +177,8 @@ impl World {
             | Happening::ScanVcpus
             | Happening::Eject(_)
             | Happening::Keep(_)
-            | Happening::OnlinesItself
+            | Happening::OnlinesMemory(_)
+            | Happening::OnlinesVcpu(_)
             | Happening::VirtioMem(_)
             | Happening::Balloon
             | Happening::AgentActs(_)

@@ -90,11 +90,15 @@ impl World {
             let Some(id) = place.device().map(str::to_owned) else { continue };
             if place.inserting {
                 place.inserting = false;
-                self.guest.vcpus.insert(u32::try_from(number).expect("few places"), false);
+                let vcpu = u32::try_from(number).expect("few places");
+                self.guest.vcpus.insert(vcpu, false);
                 self.vcpu_ost(number, 1, 0);
-                self.new_things_to_online();
+                self.appeared(Happening::OnlinesVcpu(vcpu));
             } else if place.removing {
                 place.removing = false;
+                if self.is_letting_go(&id) {
+                    continue;
+                }
                 let late = self.ejects_late();
                 let what = if self.pins(&id) { Happening::Keep(id) } else { Happening::Eject(id) };
                 self.clock.after(pace::EJECT + late, what);

@@ -103,7 +103,7 @@ impl World {
         }
         self.guest.tables = self.guest.tables + tables_of(to - device.size);
         self.fit_blocks(device, to);
-        self.new_things_to_online();
+        self.appeared(Happening::OnlinesMemory(device.id.clone()));
         true
     }
 

@@ -1,7 +1,7 @@
 //! The world: QEMU, its guest, their clock. Plain data; what it does is in the files beside this one.
 
 use crate::chance::{Chance, Faults};
-use crate::clock::Clock;
+use crate::clock::{Clock, Happening};
 use crate::guest::Guest;
 use crate::mood::Spell;
 use crate::qemu::Qemu;
@@ -87,6 +87,17 @@ impl World {
     /// Ids of memory backends that no device uses.
     pub fn spare_backends(&self) -> Vec<&str> {
         self.qemu.spare_backends().map(|(id, _)| id).collect()
+    }
+
+    /// Devices whose removal was asked for and may yet happen.
+    pub fn removals_under_way(&self) -> Vec<String> {
+        let dimms = self.qemu.dimms.iter().map(|d| (d.id.as_str(), d.removing));
+        let vcpus = self.qemu.places.iter().filter_map(|p| p.device().map(|id| (id, p.removing)));
+        dimms
+            .chain(vcpus)
+            .filter(|(id, removing)| *removing || self.clock.is_decided(&Happening::Eject((*id).to_owned())))
+            .map(|(id, _)| id.to_owned())
+            .collect()
     }
 
     /// What happened, oldest first; the last two thousand things.

@@ -1,0 +1,9 @@
+//! Whole resizes against a world in memory: controllers that die at every step, guests that are difficult in every
+//! way, connections that fail. What must hold at the end is always the same, and stands in [`harness`].
+
+mod chance;
+mod deaths;
+mod difficult;
+mod harness;
+mod stale;
+mod willing;
