@@ -119,12 +119,13 @@ impl<'a> Talk<'a> {
         if missing.is_empty() {
             return;
         }
-        let text = clean(&format!("{}: {missing}", named(place, act)));
         if self.voice == Voice::Lines && self.told.elapsed() >= PATIENCE {
             self.told = Instant::now();
+            let text = format!("{}: {missing}", named(place, act));
             screen::say(&paragraph("  waiting          ", &text, screen::columns()));
         }
-        self.bar.set_message(text);
+        // The bar has one line: what is missing tells more than the step's name, which stands in the plan above.
+        self.bar.set_message(clean(missing));
     }
 
     fn concluded(&mut self, place: Place, outcome: &Outcome) {

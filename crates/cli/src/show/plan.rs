@@ -109,27 +109,28 @@ fn table(plan: &Plan) -> Table {
     table
 }
 
+/// The proof, and its strength where a guest that can be asked would give a stronger one.
 fn proof(step: &Step) -> String {
-    let weak = match step.strength {
-        Strength::GuestConfirmed => "",
-        Strength::DriverConfirmed => " (driver-confirmed)",
-        Strength::DeviceOnly => match &step.act {
-            // The guest has no part in these.
-            Act::CreateBackend { .. } | Act::DeleteBackend { .. } => "",
-            Act::PlugDimm { .. }
-            | Act::UnplugDimm { .. }
-            | Act::OnlineBlocks { .. }
-            | Act::OfflineBlocks { .. }
-            | Act::ResizeVirtioMem { .. }
-            | Act::SettleVirtioMem { .. }
-            | Act::SetBalloon { .. }
-            | Act::PlugVcpu { .. }
-            | Act::UnplugVcpu { .. }
-            | Act::AwaitOnline { .. }
-            | Act::OnlineVcpus { .. } => " (device-only)",
-        },
-    };
-    format!("{}{weak}", step.proof)
+    let weak = step.strength != Strength::GuestConfirmed && is_for_the_guest_to_show(&step.act);
+    if weak { format!("{} ({})", step.proof, step.strength) } else { step.proof.to_string() }
+}
+
+fn is_for_the_guest_to_show(act: &Act) -> bool {
+    match act {
+        Act::PlugDimm { .. }
+        | Act::OnlineBlocks { .. }
+        | Act::OfflineBlocks { .. }
+        | Act::PlugVcpu { .. }
+        | Act::AwaitOnline { .. }
+        | Act::OnlineVcpus { .. } => true,
+        Act::CreateBackend { .. }
+        | Act::DeleteBackend { .. }
+        | Act::UnplugDimm { .. }
+        | Act::ResizeVirtioMem { .. }
+        | Act::SettleVirtioMem { .. }
+        | Act::SetBalloon { .. }
+        | Act::UnplugVcpu { .. } => false,
+    }
 }
 
 fn undo(step: &Step) -> Cell {
@@ -155,6 +156,10 @@ fn undo_of(undo: &Act, step: &Act) -> String {
         (Act::OnlineBlocks { device, .. }, Act::OfflineBlocks { device: emptied }) if device == emptied => {
             "online them"
         }
+        (Act::SettleVirtioMem { id }, Act::ResizeVirtioMem { id: resized, .. }) if id == resized => {
+            "settle it at what the guest holds"
+        }
+        (Act::SetBalloon { to, .. }, Act::SetBalloon { .. }) => return format!("set it back to {to}"),
         (undo, _) => return undo.to_string(),
     };
     short.to_owned()
