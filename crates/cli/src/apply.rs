@@ -2,6 +2,7 @@
 
 use drive::resize::{ResizeError, resize};
 use scale::limits::Limits;
+use scale::plan::Asked;
 use scale::report::{Report, Verdict};
 use std::io::IsTerminal;
 
@@ -24,8 +25,10 @@ pub(crate) fn run(asked: &Resize, yes: bool) -> Result<u8, Failure> {
     if json {
         screen::say(&wire::Document::Report((&report).into()).render());
     } else {
-        let address = asked.machine.vm.to_string();
-        screen::say(&show::report::report(&report, &address, screen::columns()));
+        let room = screen::columns();
+        screen::say(&show::report::report(&report, room));
+        let command = command_line(asked, report.asked);
+        screen::say(&show::report::again(&report, &command, room).unwrap_or_default());
     }
     Ok(if report.verdict == Verdict::Proven { DONE } else { PARTIAL })
 }
@@ -72,11 +75,17 @@ fn where_it_stopped(asked: &Resize) -> Result<String, Failure> {
     let history = history(vm)?;
     Ok(match history.open() {
         Some(open) => format!(
-            "{}. What was sent may still take effect: `supple observe {vm}` shows it, and `supple apply {vm} {}` \
-             goes on from there.",
+            "{}. What was sent may still take effect: `supple observe` shows it, and `{}` goes on from there.",
             how_far(open),
-            as_options(open.plan.asked)
+            command_line(asked, open.plan.asked)
         ),
         None => format!("between two steps; `supple why {vm}` tells what was done"),
     })
+}
+
+/// The command that asks for the same, whatever has been done of it.
+fn command_line(asked: &Resize, sizes: Asked) -> String {
+    let agent = asked.machine.agent.as_ref().map(|path| format!(" --agent {}", path.display()));
+    let (vm, agent) = (&asked.machine.vm, agent.unwrap_or_default());
+    format!("supple apply {vm}{agent} {}", as_options(sizes, &asked.wanted()))
 }

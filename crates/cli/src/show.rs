@@ -9,6 +9,7 @@ use scale::history::OpenRun;
 use scale::observed::{Accel, Guest, Machine, Observed};
 use scale::plan::Asked;
 use scale::units::Bytes;
+use scale::wanted::{Wanted, ZoneWish};
 
 use crate::paint::{BOLD, DIM, paint};
 use crate::words::{as_value, clean, wrap};
@@ -46,11 +47,18 @@ pub(crate) fn guest_line(seen: &Observed, room: usize) -> String {
     }
 }
 
-/// `--memory 3GiB --vcpus 3`.
-pub(crate) fn as_options(asked: Asked) -> String {
+/// `--memory 3GiB --vcpus 3`, and how it was wanted: `--mechanism balloon`.
+pub(crate) fn as_options(asked: Asked, wanted: &Wanted) -> String {
     let memory = asked.memory.map(|m| format!("--memory {}", as_value(m)));
     let vcpus = asked.vcpus.map(|v| format!("--vcpus {v}"));
-    [memory, vcpus].into_iter().flatten().collect::<Vec<_>>().join(" ")
+    let mechanism = wanted.mechanism.map(|m| format!("--mechanism {m}"));
+    let node = wanted.node.map(|n| format!("--node {n}"));
+    let zone = match wanted.zone {
+        ZoneWish::Auto => None,
+        ZoneWish::Movable => Some("--zone movable".to_owned()),
+        ZoneWish::Kernel => Some("--zone kernel".to_owned()),
+    };
+    [memory, vcpus, mechanism, node, zone].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 /// `memory 3 GiB, 3 vCPUs`.
@@ -86,4 +94,37 @@ pub(crate) fn paragraph(lead: &str, text: &str, room: usize) -> String {
 /// The same in the style of what may be skipped.
 pub(crate) fn aside(lead: &str, text: &str, room: usize) -> String {
     paragraph(lead, text, room).lines().map(|line| format!("{}\n", paint(DIM, line))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use scale::wanted::Mechanism;
+
+    #[test]
+    fn options_ask_for_the_same_again() {
+        let asked = Asked { memory: Some(Bytes::mib(1536)), vcpus: Some(2) };
+        assert_eq!(as_options(asked, &Wanted::default()), "--memory 1.5GiB --vcpus 2");
+        let wanted = Wanted {
+            mechanism: Some(Mechanism::Balloon),
+            node: Some(1),
+            zone: ZoneWish::Movable,
+            ..Wanted::default()
+        };
+        let memory = Asked { vcpus: None, ..asked };
+        assert_eq!(
+            as_options(memory, &wanted),
+            "--memory 1.5GiB --mechanism balloon --node 1 --zone movable"
+        );
+    }
+
+    #[test]
+    fn a_name_that_a_terminal_would_obey_is_only_shown() {
+        let machine =
+            Machine { name: Some("web\u{1b}]0;x\u{7}1".to_owned()), ..crate::example::observed().machine };
+        let shown = crate::example::text(&headline(&machine, "qmp:/q", 100));
+        assert_eq!(shown, "web ]0;x 1 (pc-q35-7.2, QEMU 7.2.22, TCG, running)\n");
+        let nameless = Machine { name: None, ..machine };
+        assert!(crate::example::text(&headline(&nameless, "qmp:/q", 100)).starts_with("qmp:/q (pc-q35-7.2"));
+    }
 }

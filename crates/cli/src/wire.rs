@@ -4,6 +4,7 @@
 //! renamed or removed. Sizes are whole bytes (`_bytes`), lengths of time milliseconds (`_ms`), points in time RFC 3339
 //! in UTC; what is not known is `null`, never absent and never zero. docs/json.md lists them for readers.
 
+pub(crate) mod memory;
 pub(crate) mod observed;
 pub(crate) mod plan;
 pub(crate) mod report;

@@ -135,7 +135,7 @@ fn is_for_the_guest_to_show(act: &Act) -> bool {
 
 fn undo(step: &Step) -> Cell {
     if step.undo.is_empty() {
-        let none = if step.act.has_no_cancel() { "none: the guest may grant it late" } else { "none needed" };
+        let none = if step.act.has_no_cancel() { "cannot be withdrawn" } else { "none needed" };
         return Cell::new(none, DIM);
     }
     let acts: Vec<String> = step.undo.iter().map(|act| undo_of(act, &step.act)).collect();
@@ -235,7 +235,7 @@ was changed: the same words with `apply` do it.
         plan.steps.truncate(1);
         plan.steps[0].act = Act::UnplugVcpu { id: "supple-cpu1".to_owned() };
         plan.steps[0].undo.clear();
-        assert!(shown(&plan, Purpose::Look, 120).contains("none: the guest may grant it late"));
+        assert!(shown(&plan, Purpose::Look, 120).contains("cannot be withdrawn"));
     }
 
     #[test]

@@ -12,8 +12,8 @@ use crate::paint::{BAD, BOLD, DIM, GOOD, WARN, paint};
 use crate::show::{as_options, how_far, paragraph, sizes};
 use crate::words::{about, ago, count, when};
 
-/// The end of `apply`: the verdict, the guest's own account and, where it is not all well, what is left.
-pub(crate) fn report(report: &Report, address: &str, room: usize) -> String {
+/// A report: the verdict, the guest's own account and, where it is not all well, what is left.
+pub(crate) fn report(report: &Report, room: usize) -> String {
     if nothing_done(report) {
         let is = report.achieved.unwrap_or(report.from);
         return format!(
@@ -27,11 +27,13 @@ pub(crate) fn report(report: &Report, address: &str, room: usize) -> String {
         out.push_str(&paragraph("", &shows, room));
     }
     out.push_str(&what_is_left(report, room));
-    if report.verdict != Verdict::Proven {
-        let again = format!("`supple apply {address} {}` goes on from here.", as_options(report.asked));
-        out.push_str(&paragraph("", &again, room));
-    }
     out
+}
+
+/// What to do after a report that is not all well.
+pub(crate) fn again(report: &Report, command: &str, room: usize) -> Option<String> {
+    let text = format!("`{command}` tries again from here.");
+    (report.verdict != Verdict::Proven).then(|| paragraph("", &text, room))
 }
 
 /// True where the machine was as asked already.
@@ -131,7 +133,7 @@ pub(crate) struct Reader {
 pub(crate) fn history(history: &History, address: &str, holder: Option<u32>, reader: &Reader) -> String {
     let mut parts = Vec::new();
     parts.extend(open_run(history, address, holder, reader));
-    parts.extend(history.report().map(|last| last_report(last, address, reader)));
+    parts.extend(history.report().map(|last| last_report(last, reader)));
     if parts.is_empty() {
         return format!("No run on {address} is on record.\n");
     }
@@ -156,7 +158,7 @@ pub(crate) fn open_run(
         None => format!(
             "A run to {wish} that began {began} was interrupted {far}. \
              `supple apply {address} {}` takes it up from where the machine stands.",
-            as_options(open.plan.asked)
+            as_options(open.plan.asked, &open.wanted)
         ),
     };
     let painted = paragraph("", &text, reader.room);
@@ -167,10 +169,10 @@ pub(crate) fn open_run(
     })
 }
 
-fn last_report(last: &Report, address: &str, reader: &Reader) -> String {
+fn last_report(last: &Report, reader: &Reader) -> String {
     let began = format!("{}, {}", when(last.began, &reader.zone), ago(last.began, reader.now));
     let mut out = format!("{} {}\n", paint(BOLD, "last run"), paint(DIM, &format!("({began})")));
-    out.push_str(&report(last, address, reader.room));
+    out.push_str(&report(last, reader.room));
     if !last.steps.is_empty() {
         out.push('\n');
         for ended in &last.steps {
@@ -228,7 +230,7 @@ mod tests {
 proven: memory 1 GiB -> 3 GiB, vCPUs 1 -> 2 in 900 ms (guest-confirmed)
 The guest shows 3 GiB online, MemTotal 2.87 GiB, 2 vCPUs online.
 ";
-        assert_eq!(example::text(&report(&example::report(), VM, 100)), expected);
+        assert_eq!(example::text(&report(&example::report(), 100)), expected);
     }
 
     #[test]
@@ -246,16 +248,18 @@ The guest shows 3 GiB online, MemTotal 2.87 GiB, 2 vCPUs online.
 held back: unplug DIMM supple-dimm1: the device is busy in the guest
 left behind: give host memory supple-mem1 back: in use
 pending: the guest may still give up vCPU supple-cpu1; `supple observe` tells when it has
-`supple apply qmp:/run/web1/qmp.sock --memory 3GiB --vcpus 2` goes on from here.
 ";
-        assert_eq!(example::text(&report(&partial, VM, 100)), expected);
+        assert_eq!(example::text(&report(&partial, 100)), expected);
+        let again = |of: &Report| again(of, "supple apply x", 100);
+        assert_eq!(again(&partial).as_deref(), Some("`supple apply x` tries again from here.\n"));
+        assert_eq!(again(&example::report()), None);
     }
 
     #[test]
     fn a_machine_that_is_gone_has_no_size() {
         let mut failed = example::report();
         (failed.verdict, failed.achieved, failed.strength) = (Verdict::Failed, None, None);
-        let shown = example::text(&report(&failed, VM, 100));
+        let shown = example::text(&report(&failed, 100));
         assert!(shown.starts_with("failed: memory 1 GiB -> unknown (3 GiB asked), "), "{shown}");
     }
 
@@ -263,7 +267,7 @@ pending: the guest may still give up vCPU supple-cpu1; `supple observe` tells wh
     fn nothing_to_do_is_said_in_one_line() {
         let mut idle = example::report();
         idle.steps.clear();
-        assert_eq!(example::text(&report(&idle, VM, 100)), "nothing to do: memory 3 GiB, 2 vCPUs already\n");
+        assert_eq!(example::text(&report(&idle, 100)), "nothing to do: memory 3 GiB, 2 vCPUs already\n");
     }
 
     #[test]
