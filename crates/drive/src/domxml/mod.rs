@@ -4,8 +4,10 @@
 //! version control system is treated the same. It will not decide what a machine should get; callers ask for it.
 
 mod cpuset;
+mod device;
 mod document;
 mod domain;
+mod drift;
 mod edit;
 mod fragment;
 mod machine;
@@ -15,11 +17,13 @@ mod tag;
 mod units;
 
 pub use cpuset::CpuSet;
+pub use device::{BadDevice, BadRequest, DeviceKind, DeviceWish, device_xml, with_requested};
 pub use document::BadXml;
 pub use domain::{
     AddressBits, AgentChannel, Backends, Backing, Balloon, Cell, Cpu, Domain, HugePages, MaxMemory, Memory,
     MemoryDevice, MemoryModel, Slot, Topology, Vcpu, Vcpus,
 };
+pub use drift::{Drift, drift};
 pub use machine::{Board, Machine};
 pub use prepare::{
     AddressSpace, HostLimits, Obstacle, Prepare, PrepareRefusal, Prepared, VirtioMem, address_space, prepare,

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 /// One description of the corpus.
 pub(crate) struct Description {
@@ -12,7 +13,13 @@ pub(crate) struct Description {
 }
 
 /// All of them, by name.
-pub(crate) fn all() -> Vec<Description> {
+pub(crate) fn all() -> &'static [Description] {
+    &CORPUS
+}
+
+static CORPUS: LazyLock<Vec<Description>> = LazyLock::new(read);
+
+fn read() -> Vec<Description> {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/domxml/corpus");
     let mut found: Vec<Description> = fs::read_dir(&dir)
         .unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
@@ -30,5 +37,5 @@ pub(crate) fn all() -> Vec<Description> {
 
 /// The text of one.
 pub(crate) fn text(name: &str) -> String {
-    all().into_iter().find(|d| d.name == name).unwrap_or_else(|| panic!("no {name}.xml")).text
+    all().iter().find(|d| d.name == name).unwrap_or_else(|| panic!("no {name}.xml")).text.clone()
 }

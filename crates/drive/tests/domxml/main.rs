@@ -2,6 +2,8 @@
 
 mod ceilings;
 mod corpus;
+mod devices;
+mod drift;
 mod prepare;
 mod read;
 mod refusals;
