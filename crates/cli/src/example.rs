@@ -29,6 +29,7 @@ pub(crate) fn observed() -> Observed {
             accel: Accel::Tcg,
             state: "running".to_owned(),
             busy: Vec::new(),
+            manager: scale::observed::Manager::Nobody,
         },
         memory: Memory {
             boot: Bytes::gib(1),
@@ -73,6 +74,7 @@ fn slot(core: u32) -> VcpuSlot {
             _ => VcpuState::Free,
         },
         ost: None,
+        name: None,
     }
 }
 
@@ -138,7 +140,7 @@ pub(crate) fn plan() -> Plan {
             ),
             step(
                 1,
-                Act::PlugDimm { id: id.clone(), memdev, slot: 0, node: 0, addr: None },
+                Act::PlugDimm { id: id.clone(), memdev, brings: None, slot: 0, node: 0, addr: None },
                 Proof::DimmSeen { id },
                 Strength::GuestConfirmed,
                 &[unplug],

@@ -221,8 +221,10 @@ impl Auditor<'_> {
         match &step.act {
             Act::CreateBackend { memdev, size, backing } => self.create_backend(memdev, *size, backing),
             Act::DeleteBackend { memdev } => self.delete_backend(memdev),
-            Act::PlugDimm { id, memdev, slot, node, addr } => {
-                self.plug_dimm(id, memdev, *slot, *node, *addr, step.group);
+            Act::PlugDimm { id, memdev, brings, slot, node, addr } => {
+                if let Some(size) = self.backend_of(id, memdev, *brings) {
+                    self.plug_dimm((id, memdev, size), *slot, *node, *addr, step.group);
+                }
             }
             Act::UnplugDimm { id, memdev, slot } => self.unplug_dimm(id, memdev, *slot),
             Act::OnlineBlocks { device, zone } => self.online(device, Some(*zone), step.group),

@@ -49,6 +49,20 @@ pub struct Machine {
     pub state: String,
     /// What occupies the machine now and makes hot-plug fail: a migration, a block job.
     pub busy: Vec<String>,
+    /// Who keeps the machine's definition and carries out what is done to it.
+    #[serde(default)]
+    pub manager: Manager,
+}
+
+/// Who keeps a machine's definition. It decides what devices are called, and who makes what they are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Manager {
+    /// Nobody besides QEMU: a backend and its DIMM are made one after the other, under names that Supple chooses.
+    #[default]
+    Nobody,
+    /// libvirt: a DIMM comes and goes with its backend, and names follow libvirt's rules.
+    Libvirt,
 }
 
 impl Machine {
@@ -102,7 +116,7 @@ pub struct Memory {
     pub virtio_mem: Vec<VirtioMem>,
     /// The balloon, where the machine has one.
     pub balloon: Option<Balloon>,
-    /// Memory backends that no device uses.
+    /// Memory backends that no device uses. None are told where the machine's manager makes and frees them.
     pub unused_backends: Vec<Backend>,
     /// NUMA nodes in ascending order with their present memory; one node where none were set up.
     pub nodes: Vec<Node>,
@@ -328,6 +342,9 @@ pub struct VcpuSlot {
     pub props: VcpuProps,
     /// Whether it is taken, and by what.
     pub state: VcpuState,
+    /// The id that a vCPU plugged here gets from the machine's manager; absent where Supple chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// What the guest's ACPI driver said last of this slot, if anything.
     pub ost: Option<Ost>,
 }

@@ -56,7 +56,7 @@ fn grow_and_shrink() -> Plan {
         ),
         step(
             1,
-            Act::PlugDimm { id: id.clone(), memdev, slot: 0, node: 0, addr: None },
+            Act::PlugDimm { id: id.clone(), memdev, brings: None, slot: 0, node: 0, addr: None },
             Proof::DimmSeen { id: id.clone() },
             vec![unplug],
         ),

@@ -102,8 +102,12 @@ impl World {
         let said = match act {
             Act::CreateBackend { memdev, size, backing } => self.object_add(memdev, *size, backing),
             Act::DeleteBackend { memdev } => self.object_del(memdev),
-            Act::PlugDimm { id, memdev, slot, node, addr } => {
-                self.plug_dimm(&crate::qemu::Plug { id, memdev, slot: *slot, node: *node, addr: *addr })
+            Act::PlugDimm { id, memdev, brings, slot, node, addr } => {
+                let plug = crate::qemu::Plug { id, memdev, slot: *slot, node: *node, addr: *addr };
+                match brings {
+                    Some(size) => self.attach_dimm(&plug, *size),
+                    None => self.plug_dimm(&plug),
+                }
             }
             Act::UnplugDimm { id, .. } => self.unplug_dimm(id),
             Act::ResizeVirtioMem { id, from, to } => self

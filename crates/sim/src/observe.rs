@@ -5,8 +5,8 @@ use crate::qemu::Qemu;
 use crate::vcpus::VCPU_DRIVER;
 use crate::world::World;
 use scale::observed::{
-    AutoOnline, Backend, Balloon, BalloonStats, Dimm, DimmKind, Guest, GuestFacts, Machine, MemInfo, Memory,
-    Node, Observed, VcpuSlot, Vcpus, VirtioMem, blocks_of,
+    AutoOnline, Backend, Balloon, BalloonStats, Dimm, DimmKind, Guest, GuestFacts, Machine, Manager, MemInfo,
+    Memory, Node, Observed, VcpuSlot, Vcpus, VirtioMem, blocks_of,
 };
 use scale::sight::GuestView;
 use scale::units::Bytes;
@@ -76,11 +76,13 @@ impl World {
         let slots = qemu
             .places
             .iter()
-            .map(|p| VcpuSlot {
+            .zip(0..)
+            .map(|(p, number)| VcpuSlot {
                 driver: VCPU_DRIVER.into(),
                 count: 1,
                 props: p.props,
                 state: p.state.clone(),
+                name: (qemu.manager == Manager::Libvirt).then(|| format!("vcpu{number}")),
                 ost: p.ost,
             })
             .collect();
@@ -95,6 +97,7 @@ impl World {
                 accel: qemu.accel,
                 state: qemu.state.clone(),
                 busy: qemu.busy.clone(),
+                manager: qemu.manager,
             },
             memory: Memory {
                 boot: qemu.boot,

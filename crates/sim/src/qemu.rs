@@ -5,7 +5,7 @@ use crate::mood::Mood;
 use crate::vcpus::Place;
 use crate::virtio::{BalloonDevice, VirtioMemDevice};
 use crate::world::World;
-use scale::observed::{Accel, Backing, DimmKind, Ost, Version};
+use scale::observed::{Accel, Backing, DimmKind, Manager, Ost, Version};
 use scale::sight::Event;
 use scale::units::Bytes;
 use std::collections::BTreeMap;
@@ -30,6 +30,7 @@ pub(crate) struct Qemu {
     pub(crate) nodes: Vec<Bytes>,
     pub(crate) dimms: Vec<Stick>,
     pub(crate) backends: BTreeMap<String, Bytes>,
+    pub(crate) manager: Manager,
     pub(crate) virtio_mem: Vec<VirtioMemDevice>,
     pub(crate) balloon: Option<BalloonDevice>,
     pub(crate) places: Vec<Place>,
@@ -177,6 +178,18 @@ impl World {
         // The guest hears of it, and of a removal that it was not told of before.
         self.clock.after(pace::ACPI, Happening::ScanDimms);
         Ok(())
+    }
+
+    /// As libvirt does it: a DIMM with its backend, or nothing (qemuDomainAttachMemory, 9.0).
+    pub(crate) fn attach_dimm(&mut self, plug: &Plug, size: Bytes) -> Result<(), String> {
+        if self.qemu.manager != Manager::Libvirt {
+            return Err("QEMU by itself makes no backend with a DIMM".into());
+        }
+        let backing = self.qemu.backing.clone();
+        self.object_add(plug.memdev, size, &backing)?;
+        self.plug_dimm(plug).inspect_err(|_| {
+            self.qemu.backends.remove(plug.memdev);
+        })
     }
 
     /// What QEMU checks before it looks for an address; gives the backend's size.
@@ -333,6 +346,9 @@ impl World {
         }
         let Some(index) = self.qemu.dimms.iter().position(|d| d.id == id) else { return };
         let stick = self.qemu.dimms.remove(index);
+        if self.qemu.manager == Manager::Libvirt {
+            self.qemu.backends.remove(&stick.memdev);
+        }
         self.memory_disappears(id);
         self.tell(Event::DeviceDeleted { id: id.to_owned() });
         let slot = stick.slot.to_string();

@@ -8,7 +8,7 @@ use crate::qemu::{Qemu, Stick};
 use crate::vcpus::Place;
 use crate::virtio::{BalloonDevice, VirtioMemDevice};
 use crate::world::World;
-use scale::observed::{Accel, Backing, DimmKind, Host, VcpuState, Version, blocks_of};
+use scale::observed::{Accel, Backing, DimmKind, Host, Manager, VcpuState, Version, blocks_of};
 use scale::units::Bytes;
 use std::collections::BTreeMap;
 
@@ -30,6 +30,7 @@ impl World {
             nodes: vec![Bytes::ZERO],
             dimms: Vec::new(),
             backends: BTreeMap::new(),
+            manager: Manager::Nobody,
             virtio_mem: Vec::new(),
             balloon: None,
             places: Vec::new(),
@@ -66,6 +67,13 @@ impl World {
     #[must_use]
     pub fn ceiling(mut self, ceiling: Bytes) -> World {
         self.qemu.ceiling = ceiling;
+        self
+    }
+
+    /// Kept by libvirt: DIMMs come and go with their backends, and vCPUs are called `vcpu` and their number.
+    #[must_use]
+    pub fn in_libvirt(mut self) -> World {
+        self.qemu.manager = Manager::Libvirt;
         self
     }
 

@@ -36,7 +36,10 @@ pub(super) async fn apply(
             order("object-add", backend(memdev, *size, backing, nested)?).await
         }
         Act::DeleteBackend { memdev } => order("object-del", json!({ "id": memdev })).await,
-        Act::PlugDimm { id, memdev, slot, node, addr } => {
+        Act::PlugDimm { memdev, brings: Some(_), .. } => {
+            Err(ApplyError::Refused(format!("nobody makes the backend {memdev}: QEMU has no manager here")))
+        }
+        Act::PlugDimm { id, memdev, brings: None, slot, node, addr } => {
             order("device_add", dimm(id, memdev, *slot, *node, *addr)).await
         }
         Act::UnplugDimm { id, .. } | Act::UnplugVcpu { id } => order("device_del", json!({ "id": id })).await,

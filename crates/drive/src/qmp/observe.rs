@@ -1,7 +1,7 @@
 //! Everything there is to know of a machine, asked of QEMU in at most two exchanges: one for all that has a name, one
 //! for what the first named (the balloon's figures, and once the boot memory's backing). It changes nothing.
 
-use scale::observed::{Accel, Backing, Balloon, Host, Machine, Memory, Node, Vcpus, Version};
+use scale::observed::{Accel, Backing, Balloon, Host, Machine, Manager, Memory, Node, Vcpus, Version};
 use scale::units::Bytes;
 use serde_json::{Value, json};
 
@@ -138,6 +138,7 @@ fn machine(monitor: &Monitor, lasting: &Lasting, state: String, busy: Vec<String
         accel: lasting.accel,
         state,
         busy,
+        manager: Manager::Nobody,
     }
 }
 

@@ -252,7 +252,7 @@ pub(super) fn vcpu_slots(
         let number = (places - 1 - at).to_string();
         let word = ospm.iter().find(|word| word.is_cpu() && word.slot == number);
         let ost = word.and_then(OspmStatus::ost);
-        slots.push(VcpuSlot { driver: cpu.driver, count: cpu.vcpus_count, props, state, ost });
+        slots.push(VcpuSlot { driver: cpu.driver, count: cpu.vcpus_count, props, state, name: None, ost });
     }
     slots.sort_by_key(|slot| slot.props);
     Ok(slots)

@@ -68,9 +68,15 @@ impl Auditor<'_> {
     pub(super) fn plug_vcpu(&mut self, id: &str, driver: &str, props: &VcpuProps) {
         let taken = self.ledger.has_device(id);
         self.require(!taken, Kind::Id, || format!("there is a device {id} already"));
-        self.require(id.len() > OWN_PREFIX.len() && id.starts_with(OWN_PREFIX), Kind::Id, || {
-            format!("'{id}' does not begin with {OWN_PREFIX}, by which our own devices are known")
-        });
+        let given = self.seen.vcpus.slots.iter().find(|s| s.props == *props).and_then(|s| s.name.as_deref());
+        match given {
+            Some(name) => self.require(id == name, Kind::Id, || {
+                format!("'{id}' will be called {name} by the machine's manager")
+            }),
+            None => self.require(id.len() > OWN_PREFIX.len() && id.starts_with(OWN_PREFIX), Kind::Id, || {
+                format!("'{id}' does not begin with {OWN_PREFIX}, by which our own devices are known")
+            }),
+        }
         let Some(place) = self.ledger.vcpus.iter_mut().find(|p| p.props == *props) else {
             self.find(Kind::Vcpu, format!("the machine has no place {props:?}"));
             return;

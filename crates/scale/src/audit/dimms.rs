@@ -2,8 +2,8 @@
 
 use super::ledger::{Spare, Stick};
 use super::{Auditor, Kind};
-use crate::observed::{Accel, Backing, DimmKind, GuestFacts, Version};
-use crate::plan::{OWN_PREFIX, Zone};
+use crate::observed::{Accel, Backing, DimmKind, GuestFacts, Manager, Version};
+use crate::plan::{OWN_PREFIX, OWN_PREFIX_IN_LIBVIRT, Zone};
 use crate::units::Bytes;
 
 /// Up to here QEMU is taken to die of a DIMM added after a vCPU was removed, under TCG: seen with 7.2, not with 10.0.
@@ -17,10 +17,11 @@ const LARGE_GUEST: Bytes = Bytes::gib(64);
 impl Auditor<'_> {
     pub(super) fn create_backend(&mut self, memdev: &str, size: Bytes, backing: &Backing) {
         let memory = &self.seen.memory;
-        let taken = self.ledger.backends.iter().any(|b| b.id == memdev)
-            || self.ledger.sticks.iter().any(|s| s.memdev == memdev);
-        self.require(!taken, Kind::Id, || format!("there is a backend {memdev} already"));
-        self.own(memdev);
+        self.require(self.seen.machine.manager == Manager::Nobody, Kind::Backend, || {
+            format!("{memdev} is made by itself, and the machine's manager makes backends with their DIMMs")
+        });
+        self.unused_name(memdev);
+        self.own(memdev, OWN_PREFIX);
         self.require(*backing == memory.backing, Kind::Backend, || {
             format!("{memdev} is backed otherwise than the machine's memory")
         });
@@ -30,6 +31,42 @@ impl Auditor<'_> {
         self.ledger.backends.push(Spare { id: memdev.to_owned(), size, by: self.at });
         self.grown = self.grown + size;
         self.host_holds(backing);
+    }
+
+    /// The size of the backend that a DIMM is plugged on: one that is there, or one that comes with it.
+    pub(super) fn backend_of(&mut self, id: &str, memdev: &str, brings: Option<Bytes>) -> Option<Bytes> {
+        let manager = self.seen.machine.manager;
+        let own = match manager {
+            Manager::Nobody => OWN_PREFIX,
+            Manager::Libvirt => OWN_PREFIX_IN_LIBVIRT,
+        };
+        self.own(id, own);
+        self.require(brings.is_some() == (manager == Manager::Libvirt), Kind::Backend, || {
+            format!("{id} is to bring {brings:?} of memory, and backends are made by {manager:?}")
+        });
+        let Some(size) = brings else {
+            let Some(index) = self.ledger.backends.iter().position(|b| b.id == memdev) else {
+                let used = self.ledger.sticks.iter().any(|s| s.memdev == memdev);
+                let what = if used { "is in use" } else { "does not exist" };
+                self.find(Kind::Backend, format!("{id} is plugged on {memdev}, which {what}"));
+                return None;
+            };
+            return Some(self.ledger.backends.remove(index).size);
+        };
+        self.unused_name(memdev);
+        self.require(memdev.strip_prefix("mem") == Some(id), Kind::Id, || {
+            format!("libvirt calls the backend of {id} mem{id}, not {memdev}")
+        });
+        self.grown = self.grown + size;
+        let backing = self.seen.memory.backing.clone();
+        self.host_holds(&backing);
+        Some(size)
+    }
+
+    fn unused_name(&mut self, memdev: &str) {
+        let taken = self.ledger.backends.iter().any(|b| b.id == memdev)
+            || self.ledger.sticks.iter().any(|s| s.memdev == memdev);
+        self.require(!taken, Kind::Id, || format!("there is a backend {memdev} already"));
     }
 
     /// What would kill QEMU or be refused on the host: pages of a hugetlbfs that are not there (SIGBUS), a VFIO
@@ -71,27 +108,18 @@ impl Auditor<'_> {
 
     pub(super) fn plug_dimm(
         &mut self,
-        id: &str,
-        memdev: &str,
+        (id, memdev, size): (&str, &str, Bytes),
         slot: u32,
         node: u32,
         addr: Option<u64>,
         group: u32,
     ) {
         self.require(!self.ledger.has_device(id), Kind::Id, || format!("there is a device {id} already"));
-        self.own(id);
         self.slot(slot);
         let nodes = &self.seen.memory.nodes;
         let exists = nodes.iter().any(|n| n.id == node) || (nodes.is_empty() && node == 0);
         self.require(exists, Kind::Node, || format!("there is no NUMA node {node}"));
         self.survives_vcpu_removal(id);
-        let Some(index) = self.ledger.backends.iter().position(|b| b.id == memdev) else {
-            let used = self.ledger.sticks.iter().any(|s| s.memdev == memdev);
-            let what = if used { "is in use" } else { "does not exist" };
-            self.find(Kind::Backend, format!("{id} is plugged on {memdev}, which {what}"));
-            return;
-        };
-        let size = self.ledger.backends.remove(index).size;
         self.dimm_size(id, size);
         if let Some(addr) = addr {
             self.address(id, addr, size);
@@ -111,10 +139,10 @@ impl Auditor<'_> {
         self.bounds();
     }
 
-    fn own(&mut self, id: &str) {
-        let rest = id.strip_prefix(OWN_PREFIX);
+    fn own(&mut self, id: &str, prefix: &str) {
+        let rest = id.strip_prefix(prefix);
         self.require(rest.is_some_and(|r| !r.is_empty()), Kind::Id, || {
-            format!("'{id}' does not begin with {OWN_PREFIX}, by which our own devices are known")
+            format!("'{id}' does not begin with {prefix}, by which our own devices are known")
         });
     }
 
@@ -215,8 +243,12 @@ impl Auditor<'_> {
         });
         self.ledger.lose(stick.in_use);
         self.keeps_what_it_uses();
-        if !stick.memdev.is_empty() {
-            self.ledger.backends.push(Spare { id: stick.memdev, size: stick.size, by: self.at });
+        match self.seen.machine.manager {
+            Manager::Nobody if stick.memdev.is_empty() => {}
+            Manager::Nobody => {
+                self.ledger.backends.push(Spare { id: stick.memdev, size: stick.size, by: self.at });
+            }
+            Manager::Libvirt => self.grown = self.grown.saturating_sub(stick.size),
         }
     }
 

@@ -60,7 +60,12 @@ impl fmt::Display for Act {
         match self {
             Act::CreateBackend { memdev, size, .. } => write!(f, "make {size} of host memory {memdev}"),
             Act::DeleteBackend { memdev } => write!(f, "give host memory {memdev} back"),
-            Act::PlugDimm { id, slot, node, .. } => write!(f, "plug DIMM {id} into slot {slot}, node {node}"),
+            Act::PlugDimm { id, slot, node, brings: None, .. } => {
+                write!(f, "plug DIMM {id} into slot {slot}, node {node}")
+            }
+            Act::PlugDimm { id, slot, node, brings: Some(size), .. } => {
+                write!(f, "plug DIMM {id} of {size} into slot {slot}, node {node}")
+            }
             Act::UnplugDimm { id, .. } => write!(f, "unplug DIMM {id}"),
             Act::OnlineBlocks { device, zone: Zone::Movable } => {
                 write!(f, "online the blocks of {device}, movable")

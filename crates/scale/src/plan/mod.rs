@@ -119,6 +119,10 @@ pub enum Act {
         id: String,
         /// Its backend.
         memdev: String,
+        /// The size of the backend that comes with it, where the machine's manager makes that; absent where the
+        /// backend is there already.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        brings: Option<Bytes>,
         /// Its slot.
         slot: u32,
         /// Its NUMA node.
@@ -127,7 +131,7 @@ pub enum Act {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         addr: Option<u64>,
     },
-    /// Ask the guest to give a DIMM up (`device_del`).
+    /// Ask the guest to give a DIMM up (`device_del`). Where the machine's manager made its backend, that goes with it.
     UnplugDimm {
         /// The device's id.
         id: String,
@@ -390,3 +394,7 @@ impl std::fmt::Display for When {
 
 /// Ids of what Supple makes begin with this, so that it can be told from what others made.
 pub const OWN_PREFIX: &str = "supple-";
+
+/// What [`OWN_PREFIX`] becomes in libvirt: it takes no other names from its users than those that begin with `ua-`
+/// (docs/formatdomain, `alias`; 3.9 and later), and calls a DIMM's backend `mem` and the DIMM's name.
+pub const OWN_PREFIX_IN_LIBVIRT: &str = "ua-supple-";

@@ -7,8 +7,8 @@ use super::layout::{Layout, Move};
 use super::make::{Part, Scene, delete_backend, scaled, step};
 use super::space::{Fragmented, Space};
 use super::zone::Zones;
-use super::{Act, OWN_PREFIX, Obstacle, Proof, Step, Strength, When, Zone, dimm};
-use crate::observed::{Backing, Dimm};
+use super::{Act, OWN_PREFIX, OWN_PREFIX_IN_LIBVIRT, Obstacle, Proof, Step, Strength, When, Zone, dimm};
+use crate::observed::{Backing, Dimm, Manager};
 use crate::units::Bytes;
 use std::collections::BTreeSet;
 
@@ -73,7 +73,7 @@ impl<'a> Place<'a> {
         Place {
             scene,
             slots: open_slots(scene).into_iter().collect(),
-            taken: devices.chain(backends).chain(pending).filter(|id| id.starts_with(OWN_PREFIX)).collect(),
+            taken: devices.chain(backends).chain(pending).collect(),
             next: 0,
             zones: Zones::new(scene, hotplugged),
             space: Space::of(scene.seen, dimm::unit(scene)),
@@ -112,13 +112,20 @@ impl<'a> Place<'a> {
         let slot = self.slots.pop_first().expect("a layout takes no more slots than are open");
         let backing = scene.seen.memory.backing.clone();
         let prealloc = matches!(backing, Backing::Hugepages { .. });
-        let create = step(
-            Act::CreateBackend { memdev: memdev.clone(), size, backing },
-            Proof::BackendExists { memdev: memdev.clone() },
-            Strength::DeviceOnly,
-            if prealloc { scaled(limits.monitor, limits.per_gib, size) } else { limits.monitor },
-            vec![Act::DeleteBackend { memdev: memdev.clone() }],
-        );
+        let making = if prealloc { scaled(limits.monitor, limits.per_gib, size) } else { limits.monitor };
+        let (create, brings, appear) = match scene.seen.machine.manager {
+            Manager::Nobody => {
+                let create = step(
+                    Act::CreateBackend { memdev: memdev.clone(), size, backing },
+                    Proof::BackendExists { memdev: memdev.clone() },
+                    Strength::DeviceOnly,
+                    making,
+                    vec![Act::DeleteBackend { memdev: memdev.clone() }],
+                );
+                (Some(create), None, limits.appear)
+            }
+            Manager::Libvirt => (None, Some(size), making + limits.appear),
+        };
         let footing = &scene.footing;
         let seen = if footing.shows_blocks { Strength::GuestConfirmed } else { Strength::DriverConfirmed };
         // A guest that onlines by itself may have done so with part of it when the plug is given up.
@@ -127,13 +134,13 @@ impl<'a> Place<'a> {
             unplug.insert(0, Act::OfflineBlocks { device: id.clone() });
         }
         let plug = step(
-            Act::PlugDimm { id: id.clone(), memdev, slot, node, addr },
+            Act::PlugDimm { id: id.clone(), memdev, brings, slot, node, addr },
             Proof::DimmSeen { id: id.clone() },
             seen,
-            limits.appear,
+            appear,
             unplug,
         );
-        let mut group = vec![create, plug];
+        let mut group: Vec<Step> = create.into_iter().chain([plug]).collect();
         group.extend(self.online(id, size, zone));
         group
     }
@@ -182,7 +189,7 @@ impl<'a> Place<'a> {
                 Vec::new(),
             ),
         ];
-        if !memdev.is_empty() {
+        if !memdev.is_empty() && scene.seen.machine.manager == Manager::Nobody {
             group.push(delete_backend(&memdev, limits));
         }
         self.slots.insert(dimm.slot);
@@ -196,7 +203,13 @@ impl<'a> Place<'a> {
         loop {
             let number = self.next;
             self.next += 1;
-            let (id, memdev) = (format!("{OWN_PREFIX}dimm{number}"), format!("{OWN_PREFIX}mem{number}"));
+            let (id, memdev) = match self.scene.seen.machine.manager {
+                Manager::Nobody => (format!("{OWN_PREFIX}dimm{number}"), format!("{OWN_PREFIX}mem{number}")),
+                Manager::Libvirt => {
+                    let id = format!("{OWN_PREFIX_IN_LIBVIRT}dimm{number}");
+                    (id.clone(), format!("mem{id}"))
+                }
+            };
             if !self.taken.contains(id.as_str()) && !self.taken.contains(memdev.as_str()) {
                 return (id, memdev);
             }

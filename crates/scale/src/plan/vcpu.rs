@@ -75,8 +75,8 @@ fn grow(scene: &Scene<'_>, asked: u32) -> Part {
         let slot = free.remove(nth);
         *load.entry(slot.props.node_id).or_default() += slot.count;
         count += slot.count;
-        let id =
-            (0..).map(|n| format!("{OWN_PREFIX}vcpu{n}")).find(|id| !taken.contains(id)).expect("endless");
+        let numbered = || (0..).map(|n| format!("{OWN_PREFIX}vcpu{n}")).find(|id| !taken.contains(id));
+        let id = slot.name.clone().or_else(numbered).expect("endless");
         part.groups.push(plug(scene, slot, &id, count));
         taken.insert(id);
     }

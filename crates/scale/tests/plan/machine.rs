@@ -38,6 +38,7 @@ fn vcpu_slot(n: u32) -> VcpuSlot {
         props: VcpuProps { socket_id: Some(n), core_id: Some(0), thread_id: Some(0), ..VcpuProps::default() },
         state: if n == 0 { VcpuState::Boot } else { VcpuState::Free },
         ost: None,
+        name: None,
     }
 }
 
@@ -61,6 +62,16 @@ fn guest_facts() -> GuestFacts {
         auto_online: Some(AutoOnline::Offline),
         ..GuestFacts::default()
     }
+}
+
+/// The same machine, kept by libvirt.
+pub(crate) fn in_libvirt(mut seen: Observed) -> Observed {
+    seen.machine.manager = Manager::Libvirt;
+    seen.memory.unused_backends.clear();
+    for (number, slot) in (0..).zip(&mut seen.vcpus.slots) {
+        slot.name = Some(format!("vcpu{number}"));
+    }
+    seen
 }
 
 /// The agent's facts, to be changed.

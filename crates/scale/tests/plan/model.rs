@@ -38,7 +38,13 @@ fn act(seen: &mut Observed, act: &Act) {
             let at = seen.memory.unused_backends.iter().position(|b| b.id == *memdev);
             seen.memory.unused_backends.remove(at.unwrap_or_else(|| panic!("{memdev} is in use or gone")));
         }
-        Act::PlugDimm { id, memdev, slot, node, addr } => plug(seen, id, memdev, *slot, *node, *addr),
+        Act::PlugDimm { id, memdev, brings, slot, node, addr } => {
+            assert_eq!(brings.is_some(), seen.machine.manager == Manager::Libvirt, "who makes {memdev}?");
+            if let Some(size) = brings {
+                seen.memory.unused_backends.push(Backend { id: memdev.clone(), size: *size });
+            }
+            plug(seen, id, memdev, *slot, *node, *addr);
+        }
         Act::UnplugDimm { id, memdev, slot } => unplug(seen, id, memdev, *slot),
         Act::OnlineBlocks { device, .. } => set_blocks(seen, device, true),
         Act::OfflineBlocks { device } => set_blocks(seen, device, false),
@@ -63,6 +69,7 @@ fn act(seen: &mut Observed, act: &Act) {
             assert!(seen.vcpus.slots.iter().all(|s| s.state != taken), "two {id}");
             let slot = seen.vcpus.slots.iter_mut().find(|s| s.props == *props).expect("a place");
             assert_eq!(slot.state, VcpuState::Free, "the place is taken");
+            assert!(slot.name.as_ref().is_none_or(|name| name == id), "{id} will have another name");
             slot.state = taken;
             see_vcpus(seen);
         }
@@ -147,7 +154,9 @@ fn unplug(seen: &mut Observed, id: &str, memdev: &str, slot: u32) {
     if let Some(balloon) = &mut seen.memory.balloon {
         balloon.actual = balloon.actual - dimm.size;
     }
-    seen.memory.unused_backends.push(Backend { id: dimm.memdev.clone(), size: dimm.size });
+    if seen.machine.manager == Manager::Nobody {
+        seen.memory.unused_backends.push(Backend { id: dimm.memdev.clone(), size: dimm.size });
+    }
     on_node(seen, dimm.node, dimm.size, Bytes::ZERO);
 }
 

@@ -1,6 +1,6 @@
 //! What holds of every plan, on machines of all kinds.
 
-use crate::machine::{facts, machine, with_dimm, with_virtio_mem};
+use crate::machine::{facts, in_libvirt, machine, with_dimm, with_virtio_mem};
 use crate::model::{break_at, carry_out};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -50,7 +50,7 @@ fn machines() -> impl Strategy<Value = Observed> {
         seen.memory.ceiling = seen.memory.boot + dimm_total + virtio + Bytes::mib(128 * more);
         seen.host.vhost_regions = vhost;
         furnish(&mut seen, agent, flags);
-        seen
+        if flags & 1 == 1 { in_libvirt(seen) } else { seen }
     })
 }
 

@@ -1,6 +1,6 @@
 //! The steps of plans, written out as the user sees them.
 
-use crate::machine::{facts, machine, with_dimm, with_virtio_mem};
+use crate::machine::{facts, in_libvirt, machine, with_dimm, with_virtio_mem};
 use scale::limits::Limits;
 use scale::observed::{Accel, Observed, VcpuState};
 use scale::plan::{Plan, Refusal, plan};
@@ -126,4 +126,23 @@ fn without_an_agent_that_shows_blocks_no_dimm_is_taken_away() {
     facts(&mut seen).blocks.clear();
     let said = refused(&seen, &memory("1G")).to_string();
     assert!(said.contains("NOT NOW") && said.contains("emptied in the guest"), "{said}");
+}
+
+#[test]
+fn in_libvirt_a_dimm_comes_and_goes_with_its_backend_and_vcpus_have_libvirts_names() {
+    let wanted = Wanted { vcpus: Some(Change::Grow(1)), ..memory("2G") };
+    assert_eq!(
+        written(&planned(&in_libvirt(machine()), &wanted)),
+        [
+            "0 plug DIMM ua-supple-dimm0 of 1 GiB into slot 0, node 0",
+            "0 online the blocks of ua-supple-dimm0, movable",
+            "1 plug vCPU vcpu1",
+            "1 online vCPUs until 2 are",
+        ]
+    );
+    let seen = in_libvirt(with_dimm(machine(), "dimm0", Bytes::gib(1), 0));
+    assert_eq!(
+        written(&planned(&seen, &memory("1G"))),
+        ["0 take the blocks of dimm0 offline", "0 unplug DIMM dimm0"]
+    );
 }

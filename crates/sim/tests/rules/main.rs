@@ -18,7 +18,7 @@ fn create(memdev: &str, size: Bytes) -> Act {
 }
 
 fn plug(id: &str, memdev: &str, slot: u32) -> Act {
-    Act::PlugDimm { id: id.into(), memdev: memdev.into(), slot, node: 0, addr: None }
+    Act::PlugDimm { id: id.into(), memdev: memdev.into(), brings: None, slot, node: 0, addr: None }
 }
 
 fn unplug(id: &str) -> Act {

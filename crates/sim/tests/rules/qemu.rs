@@ -67,7 +67,14 @@ fn addresses_are_aligned_in_range_and_not_shared() {
     let mut world = World::small();
     plugged(&mut world, "d", 0);
     done(&mut world, &create("m", Bytes::gib(1)));
-    let at = |addr| Act::PlugDimm { id: "e".into(), memdev: "m".into(), slot: 1, node: 0, addr: Some(addr) };
+    let at = |addr| Act::PlugDimm {
+        id: "e".into(),
+        memdev: "m".into(),
+        brings: None,
+        slot: 1,
+        node: 0,
+        addr: Some(addr),
+    };
     assert_eq!(refused(&mut world, &at((5 << 30) + 4096)), "address must be aligned to 0x200000 bytes");
     assert_eq!(refused(&mut world, &at(4 << 30)), "address range conflicts with memory device id='d'");
     assert!(refused(&mut world, &at(1 << 30)).starts_with("can't add memory device [0x40000000:0x40000000]"));
@@ -88,7 +95,8 @@ fn sizes_are_multiples_of_the_page() {
 #[test]
 fn a_node_must_exist() {
     let mut world = World::small().nodes(2).spare_backend("m", Bytes::gib(1));
-    let at = |node| Act::PlugDimm { id: "d".into(), memdev: "m".into(), slot: 0, node, addr: None };
+    let at =
+        |node| Act::PlugDimm { id: "d".into(), memdev: "m".into(), brings: None, slot: 0, node, addr: None };
     assert_eq!(
         refused(&mut world, &at(2)),
         "'DIMM property node has value 2' which exceeds the number of numa nodes: 2"
@@ -253,4 +261,26 @@ fn qemu_7_2_under_tcg_dies_of_a_dimm_change_after_a_vcpu_removal() {
         assert!(!after_removal(Version(7, 2, 0), Accel::Kvm, change));
         assert!(!after_removal(Version(10, 0, 0), Accel::Tcg, change));
     }
+}
+
+#[test]
+fn libvirt_makes_a_backend_with_its_dimm_and_frees_it_when_the_guest_lets_go() {
+    let attach = |slot| Act::PlugDimm {
+        id: "ua-supple-dimm0".into(),
+        memdev: "memua-supple-dimm0".into(),
+        brings: Some(Bytes::gib(1)),
+        slot,
+        node: 0,
+        addr: None,
+    };
+    assert!(refused(&mut World::small(), &attach(0)).contains("makes no backend"));
+    let mut world = World::small().in_libvirt();
+    assert_eq!(refused(&mut world, &attach(99)), "invalid slot number 99, valid range is [0-15]");
+    assert!(world.spare_backends().is_empty(), "a failed attach leaves nothing");
+    done(&mut world, &attach(0));
+    events_after(&mut world, &Act::AwaitOnline { device: "d".into() }, Span::secs(5));
+    done(&mut world, &unplug("ua-supple-dimm0"));
+    events_after(&mut world, &Act::AwaitOnline { device: "d".into() }, Span::secs(60));
+    let seen = seen(&mut world);
+    assert!(seen.memory.dimms.is_empty() && world.spare_backends().is_empty());
 }

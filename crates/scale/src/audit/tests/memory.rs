@@ -217,3 +217,46 @@ fn what_the_host_cannot_hold_is_found() {
     found(growth, |s, _| s.host.cgroup_headroom = Some(Bytes::gib(2)), &[Kind::Host]);
     found(growth, |s, _| (s.host.vfio, s.host.memlock_headroom) = (true, Some(Bytes::gib(1))), &[Kind::Host]);
 }
+
+/// Growth by one DIMM on a machine that libvirt keeps.
+fn attached() -> (Observed, Plan) {
+    let mut seen = machine();
+    seen.machine.manager = Manager::Libvirt;
+    let mut steps = dimm_added(1, "1", 1, None, Bytes::gib(1));
+    steps.remove(0);
+    let (id, memdev) = ("ua-supple-dimm-1".to_owned(), "memua-supple-dimm-1".to_owned());
+    steps[0].act = Act::PlugDimm {
+        id: id.clone(),
+        memdev: memdev.clone(),
+        brings: Some(Bytes::gib(1)),
+        slot: 1,
+        node: 0,
+        addr: None,
+    };
+    steps[0].proof = Proof::DimmSeen { id: id.clone() };
+    steps[0].undo = vec![Act::UnplugDimm { id: id.clone(), memdev, slot: 1 }];
+    steps[1].act = Act::OnlineBlocks { device: id.clone(), zone: Zone::Movable };
+    steps[1].proof = Proof::BlocksOnline { device: id.clone(), whole: true };
+    steps[1].undo = vec![Act::OfflineBlocks { device: id }];
+    let plan = plan(&seen, Bytes::gib(4), 2, steps);
+    (seen, plan)
+}
+
+#[test]
+fn who_makes_a_backend_depends_on_who_keeps_the_machine() {
+    found(attached, |_, _| {}, &[]);
+    found(attached, |s, _| s.machine.manager = Manager::Nobody, &[Kind::Id, Kind::Backend]);
+    found(
+        || grown_by(Bytes::gib(1), None),
+        |s, _| s.machine.manager = Manager::Libvirt,
+        &[Kind::Backend, Kind::Id, Kind::Backend],
+    );
+    let renamed = |_: &mut Observed, p: &mut Plan| {
+        if let Act::PlugDimm { memdev, .. } = &mut p.steps[0].act {
+            *memdev = "mem1".to_owned();
+        }
+        p.steps[0].undo =
+            vec![Act::UnplugDimm { id: "ua-supple-dimm-1".into(), memdev: "mem1".into(), slot: 1 }];
+    };
+    found(attached, renamed, &[Kind::Id]);
+}

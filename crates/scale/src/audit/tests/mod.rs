@@ -82,6 +82,7 @@ fn place(core: u32) -> VcpuSlot {
             _ => VcpuState::Free,
         },
         ost: None,
+        name: None,
     }
 }
 
@@ -114,7 +115,7 @@ fn dimm_added(group: u32, name: &str, slot: u32, addr: Option<u64>, size: Bytes)
         ),
         step(
             group,
-            Act::PlugDimm { id: id.clone(), memdev: memdev.clone(), slot, node: 0, addr },
+            Act::PlugDimm { id: id.clone(), memdev: memdev.clone(), brings: None, slot, node: 0, addr },
             Proof::DimmSeen { id: id.clone() },
             Strength::GuestConfirmed,
             vec![Act::UnplugDimm { id: id.clone(), memdev, slot }],

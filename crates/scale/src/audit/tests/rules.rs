@@ -42,8 +42,14 @@ fn a_taken_or_foreign_id_is_found() {
         |_, p| {
             p.steps.extend(dimm_added(3, "1", 1, None, Bytes::gib(1)));
             let id = "dimm1".to_owned();
-            p.steps[3].act =
-                Act::PlugDimm { id: id.clone(), memdev: "supple-mem-1".into(), slot: 1, node: 0, addr: None };
+            p.steps[3].act = Act::PlugDimm {
+                id: id.clone(),
+                memdev: "supple-mem-1".into(),
+                brings: None,
+                slot: 1,
+                node: 0,
+                addr: None,
+            };
             p.steps[3].proof = Proof::DimmSeen { id: id.clone() };
             let memdev = "supple-mem-1".to_owned();
             p.steps[3].undo = vec![Act::UnplugDimm { id: id.clone(), memdev, slot: 1 }];
