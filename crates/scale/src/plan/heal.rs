@@ -5,8 +5,9 @@
 //! shown (it was short of memory for its page structures then) is unplugged and plugged again: Linux tries once.
 
 use super::make::{Part, Scene, scaled, step};
-use super::{Act, OWN_PREFIX, Proof, Step, Strength, Zone, vcpu};
-use crate::observed::{Dimm, DimmKind};
+use super::place::own_prefix;
+use super::{Act, Proof, Step, Strength, Zone, vcpu};
+use crate::observed::{Dimm, DimmKind, Manager};
 use crate::wanted::Mechanism;
 use std::collections::BTreeSet;
 
@@ -65,7 +66,7 @@ fn was_swallowed(scene: &Scene<'_>, dimm: &Dimm) -> bool {
     let taken_in = dimm.ost.is_some_and(|ost| matches!(ost.source, 1 | 0x200));
     let hidden = footing.blocks_in(&dimm.blocks(footing.block)).is_empty();
     let room = footing.kernel_free.map(|free| free.times(scene.limits.metadata_ratio));
-    let ours = dimm.id.starts_with(OWN_PREFIX) && !dimm.memdev.is_empty();
+    let ours = dimm.id.starts_with(own_prefix(scene.seen.machine.manager)) && !dimm.memdev.is_empty();
     taken_in && hidden && ours && room.is_some_and(|room| dimm.size <= room)
 }
 
@@ -73,6 +74,10 @@ fn was_swallowed(scene: &Scene<'_>, dimm: &Dimm) -> bool {
 fn plugged_again(scene: &Scene<'_>, dimm: &Dimm) -> Vec<Step> {
     let (id, memdev, slot) = (dimm.id.clone(), dimm.memdev.clone(), dimm.slot);
     let out = Act::UnplugDimm { id: id.clone(), memdev: memdev.clone(), slot };
+    let brings = match scene.seen.machine.manager {
+        Manager::Nobody => None,
+        Manager::Libvirt => Some(dimm.size),
+    };
     vec![
         step(
             out.clone(),
@@ -82,7 +87,7 @@ fn plugged_again(scene: &Scene<'_>, dimm: &Dimm) -> Vec<Step> {
             Vec::new(),
         ),
         step(
-            Act::PlugDimm { id: id.clone(), memdev, slot, node: dimm.node, addr: Some(dimm.addr) },
+            Act::PlugDimm { id: id.clone(), memdev, brings, slot, node: dimm.node, addr: Some(dimm.addr) },
             Proof::DimmSeen { id },
             Strength::GuestConfirmed,
             scene.limits.appear,

@@ -28,6 +28,14 @@ pub(super) fn open_slots(scene: &Scene<'_>) -> Vec<u32> {
     scene.seen.memory.free_slots()
 }
 
+/// What the ids of our own DIMMs begin with.
+pub(super) fn own_prefix(manager: Manager) -> &'static str {
+    match manager {
+        Manager::Nobody => OWN_PREFIX,
+        Manager::Libvirt => OWN_PREFIX_IN_LIBVIRT,
+    }
+}
+
 /// The steps of a layout.
 pub(super) fn steps(scene: &Scene<'_>, layout: &Layout, hotplugged: Bytes) -> Result<Part, NoPlace> {
     let mut place = Place::new(scene, hotplugged);
@@ -203,12 +211,11 @@ impl<'a> Place<'a> {
         loop {
             let number = self.next;
             self.next += 1;
-            let (id, memdev) = match self.scene.seen.machine.manager {
-                Manager::Nobody => (format!("{OWN_PREFIX}dimm{number}"), format!("{OWN_PREFIX}mem{number}")),
-                Manager::Libvirt => {
-                    let id = format!("{OWN_PREFIX_IN_LIBVIRT}dimm{number}");
-                    (id.clone(), format!("mem{id}"))
-                }
+            let manager = self.scene.seen.machine.manager;
+            let id = format!("{}dimm{number}", own_prefix(manager));
+            let memdev = match manager {
+                Manager::Nobody => format!("{OWN_PREFIX}mem{number}"),
+                Manager::Libvirt => format!("mem{id}"),
             };
             if !self.taken.contains(id.as_str()) && !self.taken.contains(memdev.as_str()) {
                 return (id, memdev);

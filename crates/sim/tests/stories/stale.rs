@@ -31,7 +31,7 @@ impl Hypervisor for Meddled<'_> {
             let memdev = "theirs".to_owned();
             let acts = [
                 Act::CreateBackend { memdev: memdev.clone(), size, backing: seen.memory.backing.clone() },
-                Act::PlugDimm { id: "dimm7".into(), memdev, slot: 7, node: 0, addr: None },
+                Act::PlugDimm { id: "dimm7".into(), memdev, brings: None, slot: 7, node: 0, addr: None },
             ];
             for act in acts {
                 self.link.apply(&act, self.link.now()).await.expect("nothing is in its way");
