@@ -63,7 +63,7 @@ fn create(size: Bytes) -> Act {
 
 fn plug(node: u32) -> Act {
     let (id, memdev) = ("supple-dimm-0".into(), "supple-mem-0".into());
-    Act::PlugDimm { id, memdev, slot: 0, node, addr: None }
+    Act::PlugDimm { id, memdev, brings: None, slot: 0, node, addr: None }
 }
 
 fn unplug() -> Act {
