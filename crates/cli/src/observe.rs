@@ -27,6 +27,9 @@ pub(crate) fn run(machine: &Machine) -> Result<u8, Failure> {
     let room = screen::columns();
     let address = machine.vm.to_string();
     let mut text = observed(&seen, &address, room);
+    if machine.agent.is_none() {
+        text.push_str("Name the guest agent's socket with --agent PATH, and the guest itself is asked.\n");
+    }
     let reader = Reader { now: seen.at, zone: TimeZone::system(), room };
     if let Some(open) = open_run(&history, &address, None, &reader) {
         text.push('\n');

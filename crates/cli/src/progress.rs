@@ -48,7 +48,7 @@ pub(crate) struct Sofar {
     pub(crate) beginning: Notify,
 }
 
-/// Without a bar, a wait that lasts is told of this often.
+/// Without a bar, a wait that lasts is told of after this time, and then after twice as long each time.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often the bar's clock moves.
 const TICK: Duration = Duration::from_millis(100);
@@ -64,13 +64,24 @@ pub(crate) struct Talk<'a> {
     plan: Option<Plan>,
     bar: ProgressBar,
     told: Instant,
+    patience: Duration,
 }
 
 impl<'a> Talk<'a> {
     /// A talk about the machine at `address`.
     pub(crate) fn new(address: String, voice: Voice, consent: Consent, sofar: &'a Sofar) -> Talk<'a> {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        Talk { address, voice, consent, sofar, shown: false, plan: None, bar, told: Instant::now() }
+        Talk {
+            address,
+            voice,
+            consent,
+            sofar,
+            shown: false,
+            plan: None,
+            bar,
+            told: Instant::now(),
+            patience: PATIENCE,
+        }
     }
 
     /// Clears the bar away.
@@ -110,7 +121,7 @@ impl<'a> Talk<'a> {
     }
 
     fn sending(&mut self, place: Place, act: &Act) {
-        self.told = Instant::now();
+        (self.told, self.patience) = (Instant::now(), PATIENCE);
         self.bar.set_message(clean(&named(place, act)));
     }
 
@@ -119,8 +130,8 @@ impl<'a> Talk<'a> {
         if missing.is_empty() {
             return;
         }
-        if self.voice == Voice::Lines && self.told.elapsed() >= PATIENCE {
-            self.told = Instant::now();
+        if self.voice == Voice::Lines && self.told.elapsed() >= self.patience {
+            (self.told, self.patience) = (Instant::now(), self.patience * 2);
             let text = format!("{}: {missing}", named(place, act));
             screen::say(&paragraph("  waiting          ", &text, screen::columns()));
         }

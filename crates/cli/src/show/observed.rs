@@ -85,6 +85,10 @@ fn memory_rows(table: &mut Table, seen: &Observed, drifts: &[Drift]) {
     if slots > 0 {
         qemu = qemu.line(&format!("{used} of {slots} slots used"));
     }
+    if memory.nodes.len() > 1 {
+        let nodes = memory.nodes.iter().map(|n| format!("node {}: {}", n.id, about(n.memory)));
+        qemu = qemu.line(&nodes.collect::<Vec<_>>().join(", "));
+    }
     table.row([Cell::new("memory", BOLD), qemu, guest, differences(drifts, MEMORY)]);
     let boot = Blocks::of_boot(seen).map(blocks);
     table.row([indented("boot"), about(memory.boot).into(), boot.unwrap_or_default().into(), "".into()]);
@@ -232,6 +236,13 @@ host            QEMU is process 4242
   supple-dimm0: `supple apply --memory 3GiB` onlines them.
 ";
         assert_eq!(shown(&example::observed()), expected);
+    }
+
+    #[test]
+    fn nodes_are_told_where_there_are_several() {
+        let mut seen = example::in_agreement();
+        seen.memory.nodes.push(scale::observed::Node { id: 1, memory: Bytes::mib(512) });
+        assert!(shown(&seen).contains("node 0: 3 GiB, node 1: 512 MiB"));
     }
 
     #[test]

@@ -16,6 +16,10 @@ const COLUMNS: [Column; 5] = [
     Column { title: "undo", wraps: true },
 ];
 
+/// What to know where the guest cannot be asked to online memory.
+const UP_TO_THE_GUEST: &str = "the guest has to put the new memory to use by itself; where it does not, \
+    `supple guest udev-rule` prints the rule that makes it";
+
 /// What a plan is shown for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -38,6 +42,9 @@ pub(crate) fn plan(plan: &Plan, machine: &Machine, address: &str, purpose: Purpo
     }
     for note in &plan.notes {
         out.push_str(&paragraph("note: ", note, room));
+    }
+    if plan.steps.iter().any(|step| matches!(step.act, Act::AwaitOnline { .. })) {
+        out.push_str(&paragraph("note: ", UP_TO_THE_GUEST, room));
     }
     if !plan.steps.is_empty() {
         out.push('\n');
@@ -82,6 +89,7 @@ fn foot(plan: &Plan, purpose: Purpose) -> String {
 fn table(plan: &Plan) -> Table {
     let mut table = Table::new(&COLUMNS);
     let mut last = None;
+    let digits = plan.steps.len().to_string().len().max(2);
     for (index, step) in plan.steps.iter().enumerate() {
         let starts = index.checked_sub(1).is_none_or(|before| plan.steps[before].group != step.group);
         let ends = plan.steps.get(index + 1).is_none_or(|after| after.group != step.group);
@@ -99,7 +107,7 @@ fn table(plan: &Plan) -> Table {
             (false, true) => '\u{2514}',
         };
         table.row([
-            Cell::new(&format!("{:>2} {bracket}", index + 1), PLAIN).indent(),
+            Cell::new(&format!("{:>digits$} {bracket}", index + 1), PLAIN).indent(),
             step.act.to_string().into(),
             proof(step).into(),
             step.deadline.to_string().into(),
@@ -236,6 +244,14 @@ was changed: the same words with `apply` do it.
         plan.steps[0].act = Act::UnplugVcpu { id: "supple-cpu1".to_owned() };
         plan.steps[0].undo.clear();
         assert!(shown(&plan, Purpose::Look, 120).contains("cannot be withdrawn"));
+    }
+
+    #[test]
+    fn what_is_up_to_the_guest_is_said_to_be() {
+        let mut plan = example::plan();
+        plan.steps[2].act = Act::AwaitOnline { device: "supple-dimm0".to_owned() };
+        assert!(shown(&plan, Purpose::Apply, 200).contains("`supple guest udev-rule` prints the rule"));
+        assert!(!shown(&example::plan(), Purpose::Apply, 200).contains("udev-rule"));
     }
 
     #[test]
