@@ -1,10 +1,17 @@
-//! `cargo xtask bench`: what Supple costs beside the least that could be done, in release builds.
+//! `cargo xtask bench`: what Supple costs beside the least that could be done, and what its DIMM layout reaches beside
+//! the rules of others; in release builds.
 
 use crate::run::{Failed, cargo, program};
 use crate::setup::setup;
 
 pub(crate) fn bench() -> Result<(), Failed> {
     setup()?;
+    layout()?;
     let supple = program("supple", "release")?;
     cargo(&["run", "--quiet", "--release", "--locked", "--package", "lab", "--", "bench", &supple], &[])
+}
+
+/// The layout alone: pure arithmetic, without guests.
+pub(crate) fn layout() -> Result<(), Failed> {
+    cargo(&["run", "--quiet", "--release", "--locked", "--package", "scale", "--example", "layout"], &[])
 }

@@ -22,6 +22,7 @@ usage: cargo xtask CHORE
   demo           setup, then the main job on a real guest and a picture of it
   test [ARGS]    setup, then all tests; ARGS go to `cargo test`
   bench          setup, then measurements beside the least that could be done
+  bench layout   only the DIMM layout, beside the rules of other managers; no guest
   check          formatting, lints and documentation
   guest          boot a guest to try `supple` on, until Ctrl-C
 ";
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         ["setup"] => setup::setup(),
         ["demo"] => demo::demo(),
         ["bench"] => bench::bench(),
+        ["bench", "layout"] => bench::layout(),
         ["test", rest @ ..] => test::test(rest),
         ["check"] => check::check(),
         ["guest"] => guest::guest(),

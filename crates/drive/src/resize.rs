@@ -9,7 +9,7 @@ use crate::journal::{Journal, JournalError};
 use scale::audit::{Finding, audit};
 use scale::limits::Limits;
 use scale::observed::{Observed, PendingDevice};
-use scale::plan::{Act, Asked, Basis, Plan, Refusal, plan};
+use scale::plan::{Act, Asked, Basis, Plan, Refusal, plan_around};
 use scale::report::{Account, Report};
 use scale::run::{End, Next, Outcome, Place, Record, Reply, Run};
 use scale::sight::Event;
@@ -176,7 +176,7 @@ async fn agree(
 }
 
 fn sound_plan(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<Plan, ResizeError> {
-    let plan = plan(seen, wanted, limits)?;
+    let plan = plan_around(seen, wanted, limits)?;
     let findings = audit(&plan, seen, limits);
     if findings.is_empty() { Ok(plan) } else { Err(ResizeError::Unsound(findings)) }
 }

@@ -7,6 +7,7 @@ use super::layout::{self, Bay, Layout, Move, NoLayout, Stick};
 use super::make::{Part, Scene};
 use super::place;
 use super::resolve::Delta;
+use super::space::Space;
 use super::{Obstacle, When};
 use crate::observed::{Backing, Dimm, DimmKind, PendingDevice};
 use crate::units::Bytes;
@@ -59,7 +60,7 @@ pub(super) fn plan(scene: &Scene<'_>, delta: Delta, before: Before) -> Part {
 /// the devices.
 fn fitting(scene: &Scene<'_>, before: Before, delta: Delta) -> Result<(Layout, Part), Obstacle> {
     let node = scene.wanted.node;
-    let mut bay = bay(scene, before.nodes);
+    let mut bay = bay(scene, before.nodes, delta);
     let going = going_anyway(scene);
     loop {
         let layout = match delta {
@@ -117,7 +118,7 @@ fn going_anyway(scene: &Scene<'_>) -> Vec<usize> {
     (0..dimms.len()).filter(|nth| pending(scene).any(|id| id == dimms[*nth].id)).collect()
 }
 
-fn bay(scene: &Scene<'_>, nodes: Vec<(u32, Bytes)>) -> Bay {
+fn bay(scene: &Scene<'_>, nodes: Vec<(u32, Bytes)>, delta: Delta) -> Bay {
     let memory = &scene.seen.memory;
     let unit = unit(scene);
     let largest = scene.limits.dimm_max.round_down(unit).max(unit);
@@ -125,11 +126,12 @@ fn bay(scene: &Scene<'_>, nodes: Vec<(u32, Bytes)>) -> Bay {
     let filled = i64::try_from(memory.dimms.len()).unwrap_or(i64::MAX);
     let slots = u32::try_from(free.saturating_add(filled)).unwrap_or(0);
     let room = memory.headroom() + memory.dimm_total();
+    let scarce = free < i64::from(slots) / 2;
     let usual = layout::usual_size(room, slots, unit, largest);
     let mut order: Vec<usize> = (0..memory.dimms.len()).collect();
-    order.sort_by_key(|i| {
+    order.sort_by_cached_key(|i| {
         let dimm = &memory.dimms[*i];
-        let crumb = dimm.size < usual.per(2);
+        let crumb = scarce && dimm.size < usual.per(2);
         (!is_empty(scene, dimm), !crumb, !dimm.hotplugged, std::cmp::Reverse(dimm.slot))
     });
     let mut rank = vec![0; order.len()];
@@ -141,11 +143,29 @@ fn bay(scene: &Scene<'_>, nodes: Vec<(u32, Bytes)>) -> Bay {
     let stick = |(dimm, rank): (&Dimm, u32)| Stick {
         size: if dimm.kind == DimmKind::Dimm { dimm.size } else { Bytes::ZERO },
         node: dimm.node,
+        addr: dimm.addr,
         may_go: may_go && can_go(scene, dimm) && !pending.contains(&dimm.id.as_str()),
         rank,
     };
     let sticks = memory.dimms.iter().zip(rank).map(stick).collect();
-    Bay { sticks, nodes, free, headroom: memory.headroom(), unit, largest, piece: largest, usual }
+    let space = Space::of(scene.seen, unit);
+    let spare = scene.footing.can_spare(scene.limits).unwrap_or(Bytes::ZERO);
+    let may_dip = match delta {
+        Delta::Grow(_) => spare,
+        Delta::Shrink(by) => spare.saturating_sub(by),
+    };
+    Bay {
+        sticks,
+        nodes,
+        free,
+        headroom: memory.headroom(),
+        unit,
+        largest,
+        piece: largest,
+        usual,
+        space,
+        may_dip,
+    }
 }
 
 /// Slots that can take a DIMM, vhost's regions considered; below zero where those are overdrawn.
@@ -156,6 +176,14 @@ fn free_slots(scene: &Scene<'_>) -> i64 {
     let regions = scene.seen.host.vhost_regions.map(i64::from);
     let kept = devices.saturating_add(BOOT_REGIONS).saturating_add(i64::from(scene.limits.vhost_reserve));
     regions.map_or(free, |regions| free.min(regions.saturating_sub(kept)))
+}
+
+/// How much is in DIMMs that can be taken away.
+pub(super) fn removable(scene: &Scene<'_>) -> Bytes {
+    let node = scene.wanted.node;
+    let dimms = scene.seen.memory.dimms.iter();
+    let going = dimms.filter(|d| node.is_none_or(|n| n == d.node) && can_go(scene, d));
+    if cannot_shrink(scene).is_some() { Bytes::ZERO } else { going.map(|d| d.size).sum() }
 }
 
 /// True where the guest shows no block of the DIMM online: nothing has to be moved.
@@ -273,6 +301,14 @@ fn no_layout(scene: &Scene<'_>, bay: &Bay, delta: Delta, none: NoLayout) -> Obst
                 bay.piece,
             ),
             way_out: "start the machine with more slots, or allow larger DIMMs (limit dimm-max)".to_owned(),
+        },
+        NoLayout::Gaps => Obstacle {
+            when: When::NotNow,
+            reason:
+                "no gap between the machine's memory devices is large enough, and moving those that can be \
+                     removed gives none"
+                    .to_owned(),
+            way_out: "ask for less, or shrink first so that gaps close".to_owned(),
         },
         NoLayout::Stays { removable } => {
             let Delta::Shrink(by) = delta else { unreachable!("only a shrink has too little to take") };

@@ -8,17 +8,20 @@
 //!    small DIMMs are merged into larger ones.
 //! 3. **The maximum stays.** As long as the machine has one slot more than the maximum needs, each layout leaves as
 //!    many slots free as growing to the maximum takes, so the maximum is reached by adding alone after any history.
-//! 4. **Bounds.** Slots, ceiling and largest DIMM hold at every moment, not only at the end.
+//!    (Where the address space has no gap for such a DIMM, neighbours are taken out and put back closer.)
+//! 4. **Bounds.** Slots, ceiling, addresses and largest DIMM hold at every moment, not only at the end.
 //! 5. **Small enough.** A DIMM that the guest cannot empty stays whole, so DIMMs have a usual size, of which a full
 //!    machine takes half of its slots, or [`MANY`].
 //! 6. **Never less.** Additions come first. At no moment is there less memory than the lesser of before and asked,
-//!    unless neither slots nor ceiling leave another way; [`Layout::lowest`] tells.
+//!    unless slots, ceiling or addresses leave no other way; [`Layout::dip`] tells.
 
+mod apart;
 mod order;
 mod subset;
 #[cfg(test)]
 mod tests;
 
+use super::space::Space;
 use crate::units::Bytes;
 
 /// With more DIMMs than this a machine gains little removability and loses vhost regions and time.
@@ -43,6 +46,10 @@ pub(super) struct Bay {
     pub(super) piece: Bytes,
     /// The usual size of a DIMM; a multiple of the unit, not zero.
     pub(super) usual: Bytes,
+    /// The addresses that are taken.
+    pub(super) space: Space,
+    /// How far the memory may fall for a while below the lesser of before and asked.
+    pub(super) may_dip: Bytes,
 }
 
 /// A DIMM.
@@ -50,6 +57,7 @@ pub(super) struct Bay {
 pub(super) struct Stick {
     pub(super) size: Bytes,
     pub(super) node: u32,
+    pub(super) addr: u64,
     /// Whether it can be taken away at all.
     pub(super) may_go: bool,
     /// Those with the lowest rank go first.
@@ -62,11 +70,11 @@ pub(super) enum Move {
     Add {
         size: Bytes,
         node: u32,
+        /// Where QEMU has to be told.
+        addr: Option<u64>,
     },
     /// An index into the bay's sticks.
-    Remove {
-        stick: usize,
-    },
+    Remove { stick: usize },
 }
 
 impl Move {
@@ -96,6 +104,8 @@ pub(super) enum NoLayout {
     Misfit,
     /// Not enough slots, even by merging what can be taken away.
     Slots,
+    /// No gap in the address space is large enough, even by moving what can be taken away.
+    Gaps,
     /// More is to go than can be taken away: only this much.
     Stays { removable: Bytes },
 }
@@ -116,10 +126,15 @@ impl Bay {
         if !by.is_multiple_of(self.unit) {
             return Err(NoLayout::Misfit);
         }
+        let headroom = self.headroom.saturating_sub(by);
         let cut = Cut::new(self, Vec::new(), by, node);
-        let reserve = self.reserve(self.headroom.saturating_sub(by));
-        let cut = cut.clone().merge_until(reserve).or_else(|| cut.merge_until(0)).ok_or(NoLayout::Slots)?;
-        Ok(order::order(self, &cut, self.headroom.saturating_sub(by)))
+        let cuts = self.ways(&cut, self.reserve(headroom));
+        let fits = !cuts.is_empty();
+        self.best(cuts, headroom).or_else(|| self.best(apart::moved(self, &cut), headroom)).ok_or(if fits {
+            NoLayout::Gaps
+        } else {
+            NoLayout::Slots
+        })
     }
 
     /// Takes `by` away, from `node` where one is named, else from the nodes with the most memory.
@@ -134,15 +149,37 @@ impl Bay {
         let picked: Vec<usize> = picked.into_iter().map(|nth| candidates[nth]).collect();
         let sum: Bytes = picked.iter().map(|i| self.sticks[*i].size).sum();
         let headroom = self.headroom + by;
-        let cut = Cut::new(self, picked, sum - by, node);
-        let reserve = self.reserve(headroom);
-        let cut = cut
-            .clone()
-            .merge_until(reserve)
-            .or_else(|| cut.merge_until(0))
-            .or_else(|| self.clear(&candidates, by, node))
-            .ok_or(NoLayout::Slots)?;
-        Ok(order::order(self, &cut, headroom))
+        let mut cuts = self.ways(&Cut::new(self, picked, sum - by, node), self.reserve(headroom));
+        cuts.extend(self.clear(&candidates, by, node).filter(|_| cuts.is_empty()));
+        let fits = !cuts.is_empty();
+        self.best(cuts, headroom).ok_or(if fits { NoLayout::Gaps } else { NoLayout::Slots })
+    }
+
+    /// A cut completed by merging: with the slots kept that growing to the maximum takes, then without; each in DIMMs
+    /// of the usual size, then in such as fill the present gaps.
+    fn ways<'a>(&'a self, cut: &Cut<'a>, reserve: u32) -> Vec<Cut<'a>> {
+        let filling = self.space.gaps().map(|gaps| Cut { shape: Shape::filling(gaps, self), ..cut.clone() });
+        let reserves = if reserve == 0 { vec![0] } else { vec![reserve, 0] };
+        reserves
+            .into_iter()
+            .flat_map(|spare| {
+                [Some(cut), filling.as_ref()].into_iter().flatten().map(move |cut| (cut, spare))
+            })
+            .filter_map(|(cut, spare)| cut.clone().merge_until(spare))
+            .collect()
+    }
+
+    /// The first cut that the guest can bear, else the first that can be carried out at all.
+    fn best(&self, cuts: Vec<Cut<'_>>, headroom: Bytes) -> Option<Layout> {
+        let mut fallback = None;
+        for cut in cuts {
+            match order::order(self, &cut, headroom) {
+                Some(layout) if layout.dip <= self.may_dip => return Some(layout),
+                Some(layout) if fallback.is_none() => fallback = Some(layout),
+                Some(_) | None => {}
+            }
+        }
+        fallback
     }
 
     /// Slots that growing by `headroom` takes.
@@ -201,16 +238,49 @@ struct Cut<'a> {
     going: Vec<usize>,
     /// What comes, by node. Without a named node there is one entry, of no node.
     coming: Vec<(Option<u32>, Bytes)>,
+    shape: Shape,
+}
+
+/// Into which DIMMs what comes is divided.
+#[derive(Debug, Clone)]
+enum Shape {
+    /// Such of the usual size, or larger ones where slots are short.
+    Usual,
+    /// Such as fill these gaps, in this order.
+    Gaps(Vec<Bytes>),
+}
+
+impl Shape {
+    /// The largest gaps first, those above the largest DIMM in several parts.
+    fn filling(gaps: Vec<Bytes>, bay: &Bay) -> Shape {
+        let mut parts: Vec<Bytes> = Vec::new();
+        for gap in gaps {
+            let mut left = gap.round_down(bay.unit);
+            while !left.is_zero() && parts.len() < bay.sticks.len() + 256 {
+                parts.push(left.min(bay.piece));
+                left = left - left.min(bay.piece);
+            }
+        }
+        parts.sort_by_key(|part| std::cmp::Reverse(*part));
+        Shape::Gaps(parts)
+    }
 }
 
 impl<'a> Cut<'a> {
     fn new(bay: &'a Bay, going: Vec<usize>, coming: Bytes, node: Option<u32>) -> Cut<'a> {
-        Cut { bay, going, coming: vec![(node, coming)] }
+        Cut { bay, going, coming: vec![(node, coming)], shape: Shape::Usual }
     }
 
-    /// How many DIMMs what comes takes at least.
+    /// How many DIMMs what comes takes at least; as many as cannot be where the gaps do not hold it.
     fn needs(&self) -> u64 {
-        self.coming.iter().map(|(_, size)| size.get().div_ceil(self.bay.piece.get())).sum()
+        match &self.shape {
+            Shape::Usual => {
+                self.coming.iter().map(|(_, size)| size.get().div_ceil(self.bay.piece.get())).sum()
+            }
+            Shape::Gaps(gaps) => {
+                order::fill(&self.coming, gaps).map_or(u64::from(u32::MAX), |dimms| dimms.len() as u64)
+            }
+        }
     }
 
     /// Slots that are free afterwards, below zero if there are too few.
@@ -226,6 +296,14 @@ impl<'a> Cut<'a> {
             self.coming.len() - 1
         });
         &mut self.coming[at].1
+    }
+
+    /// Takes a stick out, to come back as part of what comes.
+    fn redo(&mut self, stick: usize) {
+        self.going.push(stick);
+        let size = self.bay.sticks[stick].size;
+        let pool = self.pool(stick);
+        *pool = *pool + size;
     }
 
     /// Merges small sticks into what comes, smallest first, until `spare` slots are left. A stick that fits one piece
@@ -249,9 +327,7 @@ impl<'a> Cut<'a> {
         small.sort_by_key(|i| (bay.sticks[*i].size, bay.sticks[*i].rank));
         let first = self.going.len();
         for stick in small {
-            self.going.push(stick);
-            let pool = self.pool(stick);
-            *pool = *pool + bay.sticks[stick].size;
+            self.redo(stick);
             if enough(&self) {
                 self.prune(first, &enough);
                 return Some(self);

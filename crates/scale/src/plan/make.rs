@@ -10,7 +10,7 @@ use super::{danger, heal, memory, resolve, vcpu};
 use crate::limits::Limits;
 use crate::observed::Observed;
 use crate::time::Span;
-use crate::units::Bytes;
+use crate::units::{Bytes, Change};
 use crate::wanted::Wanted;
 
 /// Plans the way from what is seen to what is wanted. Pure: the same arguments give the same plan.
@@ -55,6 +55,27 @@ pub fn plan(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<Plan, R
         }
     }
     Ok(Plan { basis: Basis::of(seen), from: scene.from, asked, to, steps: numbered(parts), notes })
+}
+
+/// Plans as [`plan`] does; where DIMMs that the guest refused to let go (`wanted.keep`) put the size out of reach,
+/// plans for the nearest size that is in reach: a partial shrink is a result.
+///
+/// # Errors
+/// The [`Refusal`] of the size that was asked for, where there is no such way either.
+pub fn plan_around(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<Plan, Refusal> {
+    let refusal = match plan(seen, wanted, limits) {
+        Ok(plan) => return Ok(plan),
+        Err(refusal) => refusal,
+    };
+    let (asked, _) = resolve::resolve(seen, wanted);
+    let from = Sizes::of(seen);
+    let scene = Scene { seen, wanted, limits, footing: Footing::of(seen, limits), from, asked };
+    let least = from.memory.saturating_sub(memory::removable(&scene));
+    if wanted.keep.is_empty() || least >= from.memory || scene.asked_memory() >= least {
+        return Err(refusal);
+    }
+    let nearest = Wanted { memory: Some(Change::To(least)), ..wanted.clone() };
+    plan(seen, &nearest, limits).map_err(|_| refusal)
 }
 
 /// Everything that the parts decide from.

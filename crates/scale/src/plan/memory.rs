@@ -65,6 +65,16 @@ fn shared(scene: &Scene<'_>, delta: Delta) -> Part {
     part
 }
 
+/// The most that a shrink could take now, by what each mechanism holds.
+pub(super) fn removable(scene: &Scene<'_>) -> Bytes {
+    match scene.wanted.mechanism {
+        Some(Mechanism::Balloon) => Bytes::ZERO,
+        Some(Mechanism::Dimm) => dimm::removable(scene),
+        Some(Mechanism::VirtioMem) => virtio_mem::held(scene),
+        None => virtio_mem::held(scene) + dimm::removable(scene),
+    }
+}
+
 fn unknown_node(scene: &Scene<'_>) -> Option<Part> {
     let node = scene.wanted.node?;
     let nodes = nodes(scene);

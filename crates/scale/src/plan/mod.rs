@@ -20,7 +20,7 @@ mod vcpu;
 mod virtio_mem;
 mod zone;
 
-pub use make::plan;
+pub use make::{plan, plan_around};
 
 use crate::observed::{Backing, Observed, VcpuProps};
 use crate::time::Span;

@@ -5,9 +5,8 @@
 
 use super::layout::{Layout, Move};
 use super::make::{Part, Scene, delete_backend, scaled, step};
-use super::space::{Fragmented, Space};
 use super::zone::Zones;
-use super::{Act, OWN_PREFIX, OWN_PREFIX_IN_LIBVIRT, Obstacle, Proof, Step, Strength, When, Zone, dimm};
+use super::{Act, OWN_PREFIX, OWN_PREFIX_IN_LIBVIRT, Obstacle, Proof, Step, Strength, When, Zone};
 use crate::observed::{Backing, Dimm, Manager};
 use crate::units::Bytes;
 use std::collections::BTreeSet;
@@ -17,7 +16,7 @@ const METADATA: u64 = 64;
 
 /// Why a layout cannot be carried out.
 pub(super) enum NoPlace {
-    /// A DIMM is too large for the guest or for the address space; smaller ones may fit.
+    /// A DIMM is too large for the guest; smaller ones may do.
     TooLarge(Obstacle),
     /// The zone that was asked for cannot be had.
     Zone(Obstacle),
@@ -42,12 +41,10 @@ pub(super) fn steps(scene: &Scene<'_>, layout: &Layout, hotplugged: Bytes) -> Re
     let mut part = Part::default();
     for change in &layout.moves {
         match change {
-            Move::Add { size, node } => {
+            Move::Add { size, node, addr } => {
                 let zone = place.zones.next(*size).map_err(NoPlace::Zone)?;
                 place.pay_metadata(*size, zone).map_err(NoPlace::TooLarge)?;
-                let addr =
-                    place.space.take(*size).map_err(|none| NoPlace::TooLarge(fragmented(*size, &none)))?;
-                part.groups.push(place.plug(*size, *node, zone, addr));
+                part.groups.push(place.plug(*size, *node, zone, *addr));
                 part.adds_memory = true;
             }
             Move::Remove { stick } => {
@@ -67,7 +64,6 @@ struct Place<'a> {
     taken: BTreeSet<&'a str>,
     next: u32,
     zones: Zones<'a>,
-    space: Space,
     kernel_free: Bytes,
     plugged: Bytes,
 }
@@ -84,7 +80,6 @@ impl<'a> Place<'a> {
             taken: devices.chain(backends).chain(pending).collect(),
             next: 0,
             zones: Zones::new(scene, hotplugged),
-            space: Space::of(scene.seen, dimm::unit(scene)),
             kernel_free: scene.footing.kernel_free.unwrap_or(memory.boot.per(8)),
             plugged: Bytes::ZERO,
         }
@@ -202,7 +197,6 @@ impl<'a> Place<'a> {
         }
         self.slots.insert(dimm.slot);
         self.zones.gone(dimm.size);
-        self.space.give(dimm.addr);
         group
     }
 
@@ -257,13 +251,5 @@ impl<'a> Place<'a> {
         }
         notes.extend(self.zones.note());
         notes
-    }
-}
-
-fn fragmented(size: Bytes, _: &Fragmented) -> Obstacle {
-    Obstacle {
-        when: When::NotNow,
-        reason: format!("no gap between the machine's memory devices holds a DIMM of {size}"),
-        way_out: "shrink first, so that gaps close, or ask for less".to_owned(),
     }
 }

@@ -50,8 +50,7 @@ pub(super) fn share(scene: &Scene<'_>, delta: Delta, unit: Bytes) -> Share {
             spread(scene, Delta::Grow(by - dimms))
         }
         Delta::Shrink(by) => {
-            let held: Bytes = devices.iter().map(|v| v.size).sum();
-            let dimms = by.saturating_sub(held).round_up(unit).min(by);
+            let dimms = by.saturating_sub(held(scene)).round_up(unit).min(by);
             spread(scene, Delta::Shrink(by - dimms))
         }
     }
@@ -82,7 +81,7 @@ fn too_much(scene: &Scene<'_>, delta: Delta, by: Bytes) -> Obstacle {
     if !by.is_multiple_of(block) {
         return dimm::misfit(scene, block);
     }
-    let held: Bytes = devices.iter().map(|v| v.size).sum();
+    let held = held(scene);
     let most: Bytes = devices.iter().map(|v| v.max).sum();
     let from = scene.from.memory;
     let (what, limit) = match delta {
@@ -99,6 +98,11 @@ fn too_much(scene: &Scene<'_>, delta: Delta, by: Bytes) -> Obstacle {
 fn eligible<'a>(scene: &'a Scene<'_>) -> Vec<&'a VirtioMem> {
     let node = scene.wanted.node;
     scene.seen.memory.virtio_mem.iter().filter(|v| node.is_none_or(|n| n == v.node)).collect()
+}
+
+/// What the devices that the change is to be made with hold.
+pub(super) fn held(scene: &Scene<'_>) -> Bytes {
+    eligible(scene).iter().map(|v| v.size).sum()
 }
 
 /// Gives or takes in slices, each at the node with the least or most memory that can.
