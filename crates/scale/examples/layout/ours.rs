@@ -77,7 +77,7 @@ impl Supple {
         for step in &plan.steps {
             if let Act::CreateBackend { size, .. } = &step.act {
                 made = *size;
-            } else if let Act::PlugDimm { id, memdev, slot, node, addr } = &step.act {
+            } else if let Act::PlugDimm { id, memdev, slot, node, addr, .. } = &step.act {
                 let dimm = Dimm {
                     id: id.clone(),
                     memdev: memdev.clone(),

@@ -1,7 +1,7 @@
 //! From what is seen and what is wanted to a plan: who is asked what, and in which order it all comes.
 //!
 //! The parts decide each for itself (`memory`, `vcpu`, `heal`); this file puts their groups in order: what a crash
-//! left behind, memory that grows, vCPUs that come, memory that shrinks, vCPUs that go, what is plugged and unused. A
+//! left behind, memory that grows, vCPUs that come, memory that shrinks, memory that is plugged and unused, vCPUs that go or are unused. A
 //! broken step ends a run, so what helps most comes first and what only tidies comes last.
 
 use super::footing::Footing;
@@ -29,12 +29,13 @@ pub fn plan(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<Plan, R
         (vcpus, fewer) = vcpu::plan(&scene, to);
     }
     let memory_first = memory.adds_memory;
-    // vCPUs go last: QEMU 7.2 under TCG survives no DIMM change after one has gone (`danger`).
-    let mut parts = vec![leftovers(&scene), vcpus, fewer];
+    let mut parts = vec![leftovers(&scene), vcpus];
     parts.insert(if memory_first { 1 } else { 2 }, memory);
     if wanted.memory.is_some() {
         parts.push(heal::memory(&scene, &parts));
     }
+    // vCPUs go last: QEMU 7.2 under TCG survives no DIMM change after one has gone (`danger`).
+    parts.push(fewer);
     if wanted.vcpus.is_some() {
         parts.push(heal::vcpus(&scene, &parts));
     }
