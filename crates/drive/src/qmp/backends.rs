@@ -28,14 +28,26 @@ pub(super) fn exists(objects: &[Property], id: &str) -> bool {
     kind(objects, id).is_some_and(|kind| kind.starts_with("memory-backend-"))
 }
 
-/// The ids of the backends that boot memory uses. `link` is the machine's property `memory-backend`.
-pub(super) fn of_boot(link: Option<&str>, line: &CommandLine) -> Vec<String> {
-    let link = link.map(last_part).filter(|id| !id.is_empty());
+/// The ids of the backends that boot memory uses. `link` is the machine's property `memory-backend`: absent before QEMU
+/// 5.0, empty where NUMA nodes have backends of their own. Which those are only the command line tells; where it is
+/// hidden, all that no device uses and Supple has not made are taken for them.
+pub(super) fn of_boot(
+    link: Option<&str>,
+    line: &CommandLine,
+    objects: &[Property],
+    devices: &BTreeSet<String>,
+) -> Vec<String> {
     let numa = line.numa_backends();
-    if numa.is_empty() {
-        link.into_iter().map(str::to_owned).collect()
-    } else {
-        numa.into_iter().map(str::to_owned).collect()
+    match link.map(last_part) {
+        _ if !numa.is_empty() => numa.into_iter().map(str::to_owned).collect(),
+        None => Vec::new(),
+        Some("") => {
+            let ids = objects.iter().map(|object| &object.name);
+            let boot =
+                |id: &&String| exists(objects, id) && !devices.contains(*id) && !id.starts_with(OWN_PREFIX);
+            ids.filter(boot).cloned().collect()
+        }
+        Some(id) => vec![id.to_owned()],
     }
 }
 
@@ -48,12 +60,15 @@ pub(super) async fn backing(
     pid: Option<u32>,
 ) -> Result<Backing, ObserveError> {
     let Some(id) = boot.first() else {
-        // QEMU before 5.0 has boot memory without a backend object.
+        // QEMU before 5.0 may have boot memory without a backend object.
         return Ok(match line.mem_path() {
             Some(path) => of_file(path, false, pid),
             None => Backing::Ram,
         });
     };
+    if let Some(other) = boot.iter().find(|other| kind(objects, other) != kind(objects, id)) {
+        return Ok(Backing::Unknown(format!("objects of different kinds ({id} and {other})")));
+    }
     let path = format!("/objects/{id}");
     let share = async { Ok(monitor.property(&path, "share").await?.unwrap_or(false)) };
     Ok(match kind(objects, id) {

@@ -1,7 +1,9 @@
 //! Everything there is to know of a machine, asked of QEMU in at most two exchanges: one for all that has a name, one
 //! for what the first named (the balloon's figures, and once the boot memory's backing). It changes nothing.
 
-use scale::observed::{Accel, Backing, Balloon, Host, Machine, Manager, Memory, Node, Vcpus, Version};
+use scale::observed::{
+    Accel, Backing, Balloon, DimmKind, Host, Machine, Manager, Memory, Node, Vcpus, Version,
+};
 use scale::units::Bytes;
 use serde_json::{Value, json};
 
@@ -39,7 +41,9 @@ pub(super) struct Lasting {
     region: Option<u64>,
     line: CommandLine,
     pid: Option<u32>,
-    boot_backends: Vec<String>,
+    /// The machine's link to the backend of its boot memory.
+    link: Option<String>,
+    boot_backends: Option<Vec<String>>,
     backing: Option<Backing>,
 }
 
@@ -71,19 +75,19 @@ pub(super) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> R
     };
     let lasting = known.insert(lasting);
     let devices = replies::devices(current.devices, &current.ospm)?;
+    let boot = lasting.boot_backends.take().unwrap_or_else(|| {
+        backends::of_boot(lasting.link.as_deref(), &lasting.line, &current.objects, &devices.backends)
+    });
     let users = Users {
         devices: &devices.backends,
-        boot: &lasting.boot_backends,
+        boot: &boot,
         line: &lasting.line,
         peripherals: &current.peripherals,
     };
     let backing = async {
         match lasting.backing.clone() {
             Some(backing) => Ok(backing),
-            None => {
-                let boot = &lasting.boot_backends;
-                backends::backing(monitor, boot, &current.objects, &lasting.line, lasting.pid).await
-            }
+            None => backends::backing(monitor, &boot, &current.objects, &lasting.line, lasting.pid).await,
         }
     };
     let balloon_path = balloon::path(&current.peripherals);
@@ -98,6 +102,7 @@ pub(super) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> R
     let unused = backends::unused(monitor, current.memdevs, &current.objects, users);
     let (backing, unused_backends, balloon) = tokio::try_join!(backing, unused, balloon)?;
     lasting.backing = Some(backing.clone());
+    lasting.boot_backends = Some(boot);
 
     let (boot, ceiling, slots) = limits(lasting, current.base.base_memory, &current.ospm);
     let vcpus = Vcpus {
@@ -116,14 +121,23 @@ pub(super) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> R
         virtio_mem,
         balloon,
         unused_backends,
-        nodes: current.numa.as_deref().map(replies::nodes).unwrap_or_default(),
+        nodes: Vec::new(),
     };
-    if memory.nodes.is_empty() {
-        memory.nodes = vec![Node { id: 0, memory: memory.total() }];
-    }
+    memory.nodes = nodes(current.numa.as_deref().unwrap_or_default(), &memory);
     let busy = replies::busy(&current.migration, &current.jobs);
     let machine = machine(monitor, lasting, current.status.status, busy);
     Ok(Seen { machine, memory, vcpus, host: host::look(lasting.pid, page), balloon: balloon_path })
+}
+
+/// QEMU's nodes without the NVDIMMs that it counts in; one node where it has set up none.
+fn nodes(numa: &str, memory: &Memory) -> Vec<Node> {
+    let mut nodes = replies::nodes(numa);
+    for nvdimm in memory.dimms.iter().filter(|dimm| dimm.kind == DimmKind::Nvdimm) {
+        for node in nodes.iter_mut().filter(|node| node.id == nvdimm.node) {
+            node.memory = node.memory.saturating_sub(nvdimm.size);
+        }
+    }
+    if nodes.is_empty() { vec![Node { id: 0, memory: memory.total() }] } else { nodes }
 }
 
 fn machine(monitor: &Monitor, lasting: &Lasting, state: String, busy: Vec<String>) -> Machine {
@@ -197,7 +211,8 @@ async fn lasting(monitor: &Monitor) -> Result<Lasting, ObserveError> {
         accel: kvm.map_or(Accel::Unknown, |kvm| if kvm.enabled { Accel::Kvm } else { Accel::Tcg }),
         config: config.or_else(|| line.memory()),
         region,
-        boot_backends: backends::of_boot(link.as_deref(), &line),
+        link,
+        boot_backends: None,
         line,
         pid,
         backing: None,

@@ -1,0 +1,8 @@
+//! The QMP driver against a QEMU and a guest agent that are played from recorded and made-up replies: what it makes of
+//! them, what it sends, and what it does with nonsense. Real guests are in the lab.
+
+mod acts;
+mod fake;
+mod guest;
+mod news;
+mod observed;
