@@ -47,7 +47,7 @@ pub struct Machine {
     pub accel: Accel,
     /// QEMU's run state, such as `running` or `paused`.
     pub state: String,
-    /// What occupies the machine now and makes hot-plug fail: a migration, a block job.
+    /// What occupies the machine now and makes hot-plug fail: a migration.
     pub busy: Vec<String>,
     /// Who keeps the machine's definition and carries out what is done to it.
     #[serde(default)]

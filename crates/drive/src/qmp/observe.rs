@@ -12,8 +12,8 @@ use super::balloon;
 use super::cmdline::CommandLine;
 use super::monitor::Monitor;
 use super::replies::{
-    self, BalloonInfo, BlockJob, Devices, HotpluggableCpu, Kvm, Memdev, MemoryConfig, MemoryDevice,
-    Migration, Name, OspmStatus, Property, SizeSummary, Status, Target, Uuid,
+    self, BalloonInfo, Devices, HotpluggableCpu, Kvm, Memdev, MemoryConfig, MemoryDevice, Migration, Name,
+    OspmStatus, Property, SizeSummary, Status, Target, Uuid,
 };
 use crate::{ObserveError, host};
 
@@ -59,7 +59,6 @@ struct Current {
     balloon: Option<BalloonInfo>,
     numa: Option<String>,
     migration: Migration,
-    jobs: Vec<BlockJob>,
     objects: Vec<Property>,
     peripherals: Vec<Peripheral>,
 }
@@ -124,7 +123,7 @@ pub(super) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> R
         nodes: Vec::new(),
     };
     memory.nodes = nodes(current.numa.as_deref().unwrap_or_default(), &memory);
-    let busy = replies::busy(&current.migration, &current.jobs);
+    let busy = replies::busy(&current.migration);
     let machine = machine(monitor, lasting, current.status.status, busy);
     Ok(Seen { machine, memory, vcpus, host: host::look(lasting.pid, page), balloon: balloon_path })
 }
@@ -223,21 +222,19 @@ async fn current(monitor: &Monitor) -> Result<Current, ObserveError> {
     let none = || Value::Null;
     let objects = json!({ "path": "/objects" });
     let info_numa = json!({ "command-line": "info numa" });
-    let (status, base, devices, memdevs, cpus, ospm, balloon, numa, migration, jobs, objects, peripherals) =
-        tokio::try_join!(
-            monitor.ask("query-status", none()),
-            monitor.ask("query-memory-size-summary", none()),
-            monitor.ask("query-memory-devices", none()),
-            monitor.ask_if("query-memdev", none()),
-            monitor.ask_if("query-hotpluggable-cpus", none()),
-            monitor.ask_if("query-acpi-ospm-status", none()),
-            monitor.ask_if("query-balloon", none()),
-            monitor.ask_if("human-monitor-command", info_numa),
-            monitor.ask_if("query-migrate", none()),
-            monitor.ask_if("query-block-jobs", none()),
-            monitor.ask_if("qom-list", objects),
-            peripherals(monitor),
-        )?;
+    let (status, base, devices, memdevs, cpus, ospm, balloon, numa, migration, objects, peripherals) = tokio::try_join!(
+        monitor.ask("query-status", none()),
+        monitor.ask("query-memory-size-summary", none()),
+        monitor.ask("query-memory-devices", none()),
+        monitor.ask_if("query-memdev", none()),
+        monitor.ask_if("query-hotpluggable-cpus", none()),
+        monitor.ask_if("query-acpi-ospm-status", none()),
+        monitor.ask_if("query-balloon", none()),
+        monitor.ask_if("human-monitor-command", info_numa),
+        monitor.ask_if("query-migrate", none()),
+        monitor.ask_if("qom-list", objects),
+        peripherals(monitor),
+    )?;
     Ok(Current {
         status,
         base,
@@ -248,7 +245,6 @@ async fn current(monitor: &Monitor) -> Result<Current, ObserveError> {
         balloon,
         numa,
         migration: migration.unwrap_or_default(),
-        jobs: jobs.unwrap_or_default(),
         objects: objects.unwrap_or_default(),
         peripherals,
     })
