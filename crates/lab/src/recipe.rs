@@ -16,6 +16,7 @@ use crate::image::Image;
 use crate::libvirt::Libvirt;
 use crate::machine::Machine;
 use crate::qemu::Qemu;
+use crate::schema::Schema;
 
 /// The machine type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -306,7 +307,7 @@ pub async fn prepare() -> Result<()> {
     let prepared = tokio::task::spawn_blocking(|| {
         let cache = Cache::open()?;
         Parts::find(&cache, Generation::System)?;
-        Libvirt::system(&cache)?;
+        Schema::of(&Libvirt::system(&cache)?, &cache)?;
         let absent = [Qemu::backports(&cache).err(), Libvirt::backports(&cache).err()];
         for absent in absent.iter().flatten() {
             eprintln!("lab: {absent}");

@@ -3,7 +3,7 @@
 //! A live change is gone at the next boot unless the description of that was changed with it; this says what is. It
 //! compares what resizing changes and what it depends on, nothing else, and it will not say which side is right.
 
-use super::domain::{Domain, MemoryDevice, MemoryModel, Topology};
+use super::domain::{Cell, Domain, MemoryDevice, MemoryModel, Topology};
 use super::units::{as_attached, as_booted};
 use scale::units::Bytes;
 use std::fmt;
@@ -144,8 +144,16 @@ pub fn drift(live: &Domain, next: &Domain) -> Vec<Drift> {
             found.push(drift);
         }
     };
+    // libvirt rounds boot memory and ceilings up where it starts a machine, and keeps the number in the description
+    // (libvirt 9.0 and 11.3, `qemuDomainAlignMemorySizes`).
+    let ppc64 = is_ppc64(live);
+    let same_size = |live: Bytes, next: Bytes| live == next || live == as_attached(next, ppc64);
     let (boot, next_boot) = (live.memory.boot, next.memory.boot);
-    differs(boot != next_boot, Drift::BootMemory { live: boot, next: next_boot });
+    let (cells, next_cells) = (&live.cpu.cells, &next.cpu.cells);
+    let same_cell = |(a, b): (&Cell, &Cell)| a.cpus == b.cpus && same_size(a.memory, b.memory);
+    let same_cells = cells.len() == next_cells.len() && cells.iter().zip(next_cells).all(same_cell);
+    let same_boot = same_size(boot, next_boot) || (same_cells && !cells.is_empty());
+    differs(!same_boot, Drift::BootMemory { live: boot, next: next_boot });
     let (taken, will_take) = (balloon(live), balloon(next));
     differs(taken != will_take, Drift::Balloon { live: taken, next: will_take });
     let (vcpus, next_vcpus) = (&live.vcpus, &next.vcpus);
@@ -159,17 +167,24 @@ pub fn drift(live: &Domain, next: &Domain) -> Vec<Drift> {
         Drift::RemovableVcpus { live: loose, next: will_be_loose },
     );
     let size = |domain: &Domain| domain.memory.max.map(|max| max.size);
-    differs(size(live) != size(next), Drift::MaxMemory { live: size(live), next: size(next) });
+    let same_max = match (size(live), size(next)) {
+        (Some(live), Some(next)) => same_size(live, next),
+        (live, next) => live == next,
+    };
+    differs(!same_max, Drift::MaxMemory { live: size(live), next: size(next) });
     let slots = |domain: &Domain| domain.memory.max.and_then(|max| max.slots);
     differs(slots(live) != slots(next), Drift::Slots { live: slots(live), next: slots(next) });
     differs(vcpus.max != next_vcpus.max, Drift::MaxVcpus { live: vcpus.max, next: next_vcpus.max });
     let (shape, next_shape) = (live.cpu.topology, next.cpu.topology);
     differs(shape != next_shape, Drift::Topology { live: shape, next: next_shape });
-    let (cells, next_cells) = (&live.cpu.cells, &next.cpu.cells);
-    differs(cells != next_cells, Drift::Cells { live: cells.len(), next: next_cells.len() });
+    differs(!same_cells, Drift::Cells { live: cells.len(), next: next_cells.len() });
     let (agent, next_agent) = (live.agent.is_some(), next.agent.is_some());
     differs(agent != next_agent, Drift::AgentChannel { live: agent, next: next_agent });
     found
+}
+
+fn is_ppc64(domain: &Domain) -> bool {
+    domain.machine.arch.as_deref().is_some_and(|arch| arch.starts_with("ppc64"))
 }
 
 /// How much the balloon takes from the guest: what the machine has without virtio-mem, less `<currentMemory>` without
@@ -216,7 +231,7 @@ impl Way {
 
 /// Pairs the devices of both sides. What remains is on one side only.
 fn devices(live: &Domain, next: &Domain) -> Vec<Drift> {
-    let ppc64 = live.machine.arch.as_deref().is_some_and(|arch| arch.starts_with("ppc64"));
+    let ppc64 = is_ppc64(live);
     let mut found = Vec::new();
     let mut left: Vec<&MemoryDevice> = live.memory_devices.iter().collect();
     let mut right: Vec<&MemoryDevice> = next.memory_devices.iter().collect();

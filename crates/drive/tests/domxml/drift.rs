@@ -68,6 +68,18 @@ fn a_rounded_size_is_one_device_and_not_two() {
 }
 
 #[test]
+fn what_libvirt_rounds_at_the_start_is_no_drift() {
+    let next = text("units-mixed").replace("memory='2' unit='G'", "memory='2097151' unit='KiB'");
+    let live = next.replace("memory='2097151'", "memory='2097152'");
+    let next = next.replace("unit='GiB'>8<", "unit='KiB'>8388607<");
+    assert!(said(&live, &next).is_empty(), "{:?}", said(&live, &next));
+    let other = live.replace("memory='2097152'", "memory='2098176'");
+    let found = said(&other, &next);
+    assert!(found[0].starts_with("boot memory is 2049 MiB now"), "{found:?}");
+    assert!(found[2].contains("NUMA cells will have other"), "{found:?}");
+}
+
+#[test]
 fn what_was_prepared_waits_for_a_restart() {
     let live = text("plain-pc");
     let want = Prepare {
