@@ -89,7 +89,7 @@ fn foot(plan: &Plan, purpose: Purpose) -> String {
 fn table(plan: &Plan) -> Table {
     let mut table = Table::new(&COLUMNS);
     let mut last = None;
-    let digits = plan.steps.len().to_string().len().max(2);
+    let digits = plan.steps.len().to_string().len();
     for (index, step) in plan.steps.iter().enumerate() {
         let starts = index.checked_sub(1).is_none_or(|before| plan.steps[before].group != step.group);
         let ends = plan.steps.get(index + 1).is_none_or(|after| after.group != step.group);
@@ -244,6 +244,14 @@ was changed: the same words with `apply` do it.
         plan.steps[0].act = Act::UnplugVcpu { id: "supple-cpu1".to_owned() };
         plan.steps[0].undo.clear();
         assert!(shown(&plan, Purpose::Look, 120).contains("cannot be withdrawn"));
+    }
+
+    #[test]
+    fn numbers_stand_below_each_other() {
+        let mut plan = example::plan();
+        plan.steps = plan.steps.iter().cycle().take(12).cloned().collect();
+        let shown = shown(&plan, Purpose::Look, 120);
+        assert!(shown.contains("\n   9") && shown.contains("\n  10"), "{shown}");
     }
 
     #[test]

@@ -97,13 +97,13 @@ fn bounded(scene: &Scene<'_>, asked: Bytes, plan: impl Fn(&Scene<'_>) -> Part) -
     }
     if asked < memory.boot {
         let balloon = match memory.balloon {
-            Some(_) => " or take it with the balloon: --mechanism balloon",
+            Some(_) => ", or take it with the balloon: --mechanism balloon",
             None => "",
         };
         return Part::obstacle(
             When::Cold,
             format!("boot memory ({}) cannot be removed from a running machine", memory.boot),
-            format!("start the machine with -m {},{balloon}", dimm::exact(asked)),
+            format!("start the machine with -m {}{balloon}", dimm::exact(asked)),
         );
     }
     if asked > memory.ceiling && asked > scene.from.memory {
