@@ -98,7 +98,7 @@ pub(crate) fn drift(seen: &Observed) -> Vec<Drift> {
         found.push(Drift {
             subject: backend.id.clone(),
             kind: Kind::Unused,
-            what: format!("{} of host memory that no device uses", about(backend.size)),
+            what: "no device uses it".to_owned(),
             way_out: Some("the next `supple apply --memory` uses it or gives it back".to_owned()),
         });
     }

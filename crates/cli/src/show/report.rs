@@ -88,8 +88,10 @@ fn guest_shows(guest: GuestSizes) -> Option<String> {
 
 fn what_is_left(report: &Report, room: usize) -> String {
     let mut out = String::new();
+    // What did not hold a proven run back is still worth a word: that it took an interrupted one up.
+    let lead = if report.verdict == Verdict::Proven { "note: " } else { "held back: " };
     for why in &report.held_back {
-        out.push_str(&paragraph("held back: ", why, room));
+        out.push_str(&paragraph(lead, why, room));
     }
     for left in &report.left_behind {
         out.push_str(&paragraph("left behind: ", left, room));
@@ -253,6 +255,14 @@ pending: the guest may still give up vCPU supple-cpu1; `supple observe` tells wh
         let again = |of: &Report| again(of, "supple apply x", 100);
         assert_eq!(again(&partial).as_deref(), Some("`supple apply x` tries again from here.\n"));
         assert_eq!(again(&example::report()), None);
+    }
+
+    #[test]
+    fn a_proven_run_was_not_held_back() {
+        let mut proven = example::report();
+        proven.held_back = vec!["an earlier run was interrupted; taken up from there".to_owned()];
+        let shown = example::text(&report(&proven, 100));
+        assert!(shown.ends_with("\nnote: an earlier run was interrupted; taken up from there\n"), "{shown}");
     }
 
     #[test]
