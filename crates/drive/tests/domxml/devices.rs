@@ -22,7 +22,7 @@ fn dimm(size: Bytes) -> DeviceWish {
 /// What libvirt would read of the device in a machine.
 fn read_back(device: &str) -> drive::domxml::MemoryDevice {
     let machine =
-        format!("<domain><name>n</name><memory unit='GiB'>1024</memory><devices>{device}</devices></domain>");
+        format!("<domain><name>n</name><memory unit='TiB'>8</memory><devices>{device}</devices></domain>");
     Domain::parse(&machine).expect("a description").memory_devices.remove(0)
 }
 
