@@ -1,6 +1,8 @@
 //! What the planner decides, case by case.
 
+mod choices;
 mod machine;
 mod model;
 mod properties;
+mod refusals;
 mod steps;

@@ -7,26 +7,26 @@ use scale::plan::{Plan, Refusal, plan};
 use scale::units::{Bytes, Change, parse_change, parse_count};
 use scale::wanted::Wanted;
 
-fn memory(size: &str) -> Wanted {
+pub(crate) fn memory(size: &str) -> Wanted {
     Wanted { memory: Some(parse_change(size).expect(size)), ..Wanted::default() }
 }
 
-fn vcpus(count: &str) -> Wanted {
+pub(crate) fn vcpus(count: &str) -> Wanted {
     Wanted { vcpus: Some(parse_count(count).expect(count)), ..Wanted::default() }
 }
 
-fn planned(seen: &Observed, wanted: &Wanted) -> Plan {
+pub(crate) fn planned(seen: &Observed, wanted: &Wanted) -> Plan {
     plan(seen, wanted, &Limits::default()).unwrap_or_else(|refusal| panic!("{refusal}"))
 }
 
-fn refused(seen: &Observed, wanted: &Wanted) -> Refusal {
+pub(crate) fn refused(seen: &Observed, wanted: &Wanted) -> Refusal {
     match plan(seen, wanted, &Limits::default()) {
         Ok(plan) => panic!("planned: {:?}", written(&plan)),
         Err(refusal) => refusal,
     }
 }
 
-fn written(plan: &Plan) -> Vec<String> {
+pub(crate) fn written(plan: &Plan) -> Vec<String> {
     plan.steps.iter().map(|step| format!("{} {}", step.group, step.act)).collect()
 }
 

@@ -68,6 +68,21 @@ fn a_guest_that_keeps_one_dimm_gives_up_another() {
 }
 
 #[test]
+fn a_guest_that_keeps_the_first_dimm_gives_up_all_others() {
+    let stage = with_gib(4);
+    let dimms: Vec<String> = stage.world.dimms().iter().map(|id| (*id).to_owned()).collect();
+    assert!(dimms.len() > 2, "{dimms:?}");
+    for kept in &dimms {
+        let mut stage = stage.clone();
+        stage.world.put(Mood::Refuses(Pinned::In(vec![kept.clone()])));
+        let wanted = memory(Bytes::gib(1));
+        let report = held_back(&mut stage, &wanted, Verdict::Partial);
+        assert_eq!(stage.world.dimms(), [kept.as_str()], "{report:#?}\n{}", stage.past());
+        made_good(stage, &wanted);
+    }
+}
+
+#[test]
 fn a_silent_agent_costs_time_and_nothing_else() {
     let mut stage = with_gib(1);
     stage.world.put(Mood::Stalls(Span::secs(3)));

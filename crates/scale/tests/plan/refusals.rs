@@ -1,0 +1,236 @@
+//! What is refused, when it could be done, and the way out that is offered.
+
+use crate::machine::{facts, machine, with_dimm, with_virtio_mem};
+use crate::steps::{memory, planned, refused, vcpus, written};
+use scale::limits::Limits;
+use scale::observed::{
+    Accel, AutoOnline, Backing, Balloon, Guest, MemBlock, MemInfo, Node, Observed, Pending, PendingDevice,
+    VcpuState, Version, blocks_of,
+};
+use scale::plan::When;
+use scale::units::Bytes;
+use scale::wanted::{Mechanism, Wanted, ZoneWish};
+
+/// The one obstacle of a refusal: when, and reason and way out in one text.
+#[track_caller]
+fn obstacle(seen: &Observed, wanted: &Wanted) -> (When, String) {
+    let refusal = refused(seen, wanted);
+    let [obstacle] = refusal.obstacles.as_slice() else { panic!("{refusal}") };
+    (obstacle.when, format!("{}; {}", obstacle.reason, obstacle.way_out))
+}
+
+#[track_caller]
+fn says(seen: &Observed, wanted: &Wanted, when: When, words: &[&str]) {
+    let (then, said) = obstacle(seen, wanted);
+    assert_eq!(then, when, "{said}");
+    for word in words {
+        assert!(said.contains(word), "'{word}' is not in: {said}");
+    }
+}
+
+fn pending_dimm(mut seen: Observed, id: &str) -> Observed {
+    let device = PendingDevice::Dimm { id: id.into(), memdev: format!("mem-{id}") };
+    seen.pending.push(Pending { device, since: seen.at });
+    seen
+}
+
+#[test]
+fn what_is_between_two_units_is_offered_both() {
+    says(&machine(), &memory("1300M"), When::Impossible, &["--memory 1280M", "--memory 1408M"]);
+    says(&machine(), &memory("+2M"), When::Impossible, &["--memory 1G", "--memory 1152M"]);
+}
+
+#[test]
+fn above_the_ceiling_the_needed_start_is_told() {
+    says(&machine(), &memory("32G"), When::Cold, &["ceiling of 17 GiB", "maxmem=32G"]);
+    let mut seen = machine();
+    seen.memory.slots = 0;
+    says(&seen, &memory("2G"), When::Cold, &["without DIMM slots", "slots=16"]);
+}
+
+#[test]
+fn large_guests_that_do_not_tell_have_large_blocks() {
+    let mut seen = machine();
+    seen.memory.boot = Bytes::gib(64);
+    seen.memory.ceiling = Bytes::gib(128);
+    seen.memory.nodes[0].memory = Bytes::gib(64);
+    seen.guest = Guest::Unheard("no agent".into());
+    says(&seen, &memory("+1G"), When::Impossible, &["steps of 2 GiB", "--memory 66G"]);
+    assert!(!planned(&seen, &memory("+2G")).steps.is_empty());
+}
+
+#[test]
+fn several_obstacles_are_all_told() {
+    let mut seen = machine();
+    seen.machine.state = "paused".into();
+    seen.machine.busy = vec!["a migration".into()];
+    let refusal = refused(&seen, &Wanted { vcpus: vcpus("9").vcpus, ..memory("32G") });
+    assert_eq!(refusal.obstacles.len(), 4, "{refusal}");
+}
+
+#[test]
+fn no_dimm_is_added_while_one_may_still_go() {
+    let seen = pending_dimm(with_dimm(machine(), "supple-dimm0", Bytes::gib(1), 0), "supple-dimm0");
+    says(&seen, &memory("3G"), When::NotNow, &["supple-dimm0", "raise that request again"]);
+}
+
+#[test]
+fn a_removal_that_is_still_asked_comes_first_in_the_next_shrink() {
+    let seen = with_dimm(machine(), "supple-dimm0", Bytes::gib(1), 0);
+    let seen = pending_dimm(with_dimm(seen, "supple-dimm1", Bytes::gib(1), 0), "supple-dimm0");
+    let steps = written(&planned(&seen, &memory("2G")));
+    assert_eq!(steps[1], "0 unplug DIMM supple-dimm0");
+    says(&seen, &memory("2.5G"), When::NotNow, &["still asked", "--memory 2G or less"]);
+}
+
+#[test]
+fn memory_that_the_guest_uses_is_not_taken() {
+    let mut seen = with_dimm(machine(), "supple-dimm0", Bytes::gib(2), 0);
+    let info = MemInfo { total: Bytes::mib(3008), available: Bytes::mib(1152), free: Bytes::mib(900) };
+    facts(&mut seen).meminfo = Some(info);
+    // 1856 MiB are used, a tenth of which is the margin.
+    says(&seen, &memory("1G"), When::NotNow, &["can spare 966 MiB", "--memory 2176M"]);
+    assert!(!planned(&seen, &memory("2176M")).steps.is_empty());
+}
+
+#[test]
+fn unknown_use_forbids_virtio_mem_and_balloon_to_shrink() {
+    let mut seen = with_virtio_mem(machine(), "vm0", Bytes::gib(2), 0);
+    (seen.memory.virtio_mem[0].size, seen.memory.virtio_mem[0].requested) = (Bytes::gib(1), Bytes::gib(1));
+    seen.memory.nodes[0].memory = Bytes::gib(2);
+    seen.memory.balloon = Some(Balloon { actual: Bytes::gib(1), stats: None });
+    let device = &seen.memory.virtio_mem[0];
+    let shown =
+        blocks_of(device.addr, device.size, Bytes::mib(128)).map(|index| MemBlock { index, online: true });
+    facts(&mut seen).blocks.extend(shown);
+    facts(&mut seen).meminfo = None;
+    says(&seen, &memory("1G"), When::NotNow, &["does not tell how much memory it uses"]);
+    let balloon = Wanted { mechanism: Some(Mechanism::Balloon), ..memory("1.5G") };
+    says(&seen, &balloon, When::NotNow, &["does not tell how much memory it uses"]);
+}
+
+#[test]
+fn under_an_inflated_balloon_no_dimm_moves() {
+    let mut seen = machine();
+    seen.memory.balloon = Some(Balloon { actual: Bytes::mib(768), stats: None });
+    says(&seen, &memory("2G"), When::NotNow, &["holds 256 MiB", "--mechanism balloon --memory 1G"]);
+    let back = Wanted { mechanism: Some(Mechanism::Balloon), ..memory("1G") };
+    assert_eq!(written(&planned(&seen, &back)), ["0 set the balloon's target from 768 MiB to 1 GiB"]);
+}
+
+#[test]
+fn what_the_host_cannot_bear_is_refused() {
+    let mut seen = machine();
+    seen.host.cgroup_headroom = Some(Bytes::gib(1));
+    says(&seen, &memory("+1G"), When::NotNow, &["cgroup", "memory.max"]);
+    let mut seen = machine();
+    (seen.host.vfio, seen.host.memlock_headroom) = (true, Some(Bytes::mib(512)));
+    says(&seen, &memory("+1G"), When::NotNow, &["QEMU would abort", "prlimit"]);
+    let mut seen = machine();
+    seen.memory.backing =
+        Backing::Hugepages { path: "/dev/hugepages".into(), page: Bytes::mib(2), share: false };
+    seen.host.hugepages_free = Some(Bytes::mib(512));
+    says(&seen, &memory("+1G"), When::NotNow, &["huge pages", "nr_hugepages"]);
+    let mut seen = machine();
+    seen.memory.backing = Backing::Unknown("memory-backend-epc".into());
+    says(&seen, &memory("+1G"), When::Cold, &["memory-backend-epc"]);
+}
+
+#[test]
+fn more_than_the_host_has_free_is_only_noted() {
+    let mut seen = machine();
+    seen.host.available = Some(Bytes::mib(512));
+    let plan = planned(&seen, &memory("+1G"));
+    assert!(plan.notes.iter().any(|note| note.contains("the host has 512 MiB")), "{:?}", plan.notes);
+}
+
+#[test]
+fn vhost_takes_only_so_many_dimms() {
+    let mut seen = machine();
+    // 4 of boot memory and 4 in reserve.
+    seen.host.vhost_regions = Some(8);
+    says(&seen, &memory("+1G"), When::Cold, &["within vhost's memory regions"]);
+    seen.host.vhost_regions = Some(9);
+    assert!(!planned(&seen, &memory("+1G")).steps.is_empty());
+}
+
+#[test]
+fn the_qemu_that_dies_of_a_dimm_after_a_vcpu_is_known() {
+    let mut seen = machine();
+    (seen.machine.accel, seen.vcpus.removed_before) = (Accel::Tcg, true);
+    says(&seen, &memory("+1G"), When::Cold, &["dies", "10.0"]);
+    seen.machine.qemu = Version(10, 0, 0);
+    assert!(!planned(&seen, &memory("+1G")).steps.is_empty());
+}
+
+#[test]
+fn without_the_memory_for_its_page_structures_nothing_is_added() {
+    let mut seen = machine();
+    let info = MemInfo { total: Bytes::mib(960), available: Bytes::mib(2), free: Bytes::mib(1) };
+    facts(&mut seen).meminfo = Some(info);
+    says(&seen, &memory("+1G"), When::NotNow, &["1/64", "has 2 MiB free"]);
+    let little = MemInfo { available: Bytes::mib(32), ..info };
+    facts(&mut seen).meminfo = Some(little);
+    // 1 GiB at once at most, and less each time: what is movable gives the kernel nothing back.
+    let plan = planned(&seen, &memory("+1.25G"));
+    let dimms = written(&plan).iter().filter(|step| step.contains("plug DIMM")).count();
+    assert!(dimms > 1, "{:?}", written(&plan));
+}
+
+#[test]
+fn an_unknown_node_is_answered_with_those_there_are() {
+    let mut seen = machine();
+    seen.memory.nodes.push(Node { id: 1, memory: Bytes::ZERO });
+    says(&seen, &Wanted { node: Some(7), ..memory("+1G") }, When::Impossible, &["no NUMA node 7", "0, 1"]);
+}
+
+#[test]
+fn movable_or_nothing_is_refused_where_nobody_can_say_so() {
+    let movable = Wanted { zone: ZoneWish::Movable, ..memory("+1G") };
+    let mut seen = machine();
+    facts(&mut seen).commands.remove("guest-file-write");
+    says(&seen, &movable, When::NotNow, &["lets files be written"]);
+    let mut seen = machine();
+    facts(&mut seen).auto_online = Some(AutoOnline::Online);
+    says(&seen, &movable, When::NotNow, &["onlines new memory by itself"]);
+    let far = Wanted { zone: ZoneWish::Movable, ..memory("+8G") };
+    says(&machine(), &far, When::NotNow, &["more than 3 parts of movable memory"]);
+}
+
+#[test]
+fn windows_and_boot_vcpus_are_known_to_stay() {
+    let mut seen = machine();
+    seen.vcpus.slots[1].state = VcpuState::Device("supple-vcpu0".into());
+    facts(&mut seen).os_id = Some("mswindows".into());
+    says(&seen, &vcpus("1"), When::Impossible, &["Windows"]);
+    says(&machine(), &vcpus("5"), When::Cold, &["4 vCPUs at most", "maxcpus=5"]);
+    let mut seen = machine();
+    seen.vcpus.slots.clear();
+    says(&seen, &vcpus("2"), When::Cold, &["no vCPU hot-plug"]);
+}
+
+#[test]
+fn impossible_steps_say_where_the_machine_stands() {
+    says(&machine(), &memory("-8G"), When::Impossible, &["8 GiB less", "1 GiB"]);
+    says(&machine(), &vcpus("-1"), When::Impossible, &["1 less"]);
+}
+
+#[test]
+fn dimms_that_the_guest_keeps_bound_what_can_go() {
+    let seen = with_dimm(with_dimm(machine(), "a", Bytes::gib(1), 0), "b", Bytes::gib(2), 0);
+    let wanted = Wanted { keep: vec!["b".into()], ..memory("1G") };
+    says(&seen, &wanted, When::NotNow, &["keeps b", "--memory 3G"]);
+    let around = scale::plan::plan_around(&seen, &wanted, &Limits::default()).expect("a part of it");
+    assert_eq!(around.to.memory, Bytes::gib(3));
+    assert_eq!(written(&around)[1], "0 unplug DIMM a");
+}
+
+#[test]
+fn full_slots_are_merged_only_with_an_agent() {
+    let mut seen = with_dimm(machine(), "a", Bytes::gib(1), 0);
+    seen.memory.slots = 1;
+    let wanted = memory("+1G");
+    assert_eq!(written(&planned(&seen, &wanted))[1], "0 unplug DIMM a");
+    facts(&mut seen).blocks.clear();
+    says(&seen, &wanted, When::NotNow, &["0 of its 1 slots", "merged", "--agent"]);
+}
