@@ -6,6 +6,7 @@
 
 use super::make::{Part, Scene, scaled, step};
 use super::place::own_prefix;
+use super::zone::Zones;
 use super::{Act, Proof, Step, Strength, Zone, vcpu};
 use crate::observed::{Dimm, DimmKind, Manager};
 use crate::wanted::Mechanism;
@@ -32,7 +33,7 @@ pub(super) fn memory(scene: &Scene<'_>, parts: &[Part]) -> Part {
         }
         let mut group = if was_swallowed(scene, dimm) { plugged_again(scene, dimm) } else { Vec::new() };
         group.push(step(
-            Act::OnlineBlocks { device: dimm.id.clone(), zone: Zone::Default },
+            Act::OnlineBlocks { device: dimm.id.clone(), zone: zone(scene, dimm) },
             Proof::BlocksOnline { device: dimm.id.clone(), whole: true },
             Strength::GuestConfirmed,
             scaled(limits.online, limits.online, dimm.size),
@@ -57,6 +58,12 @@ pub(super) fn memory(scene: &Scene<'_>, parts: &[Part]) -> Part {
         part.notes.push("the guest has memory plugged that it does not use; it is brought online".to_owned());
     }
     part
+}
+
+/// The zone that the DIMM would have got when it was plugged, so that it can be removed again.
+fn zone(scene: &Scene<'_>, dimm: &Dimm) -> Zone {
+    let others = scene.seen.memory.dimm_total().saturating_sub(dimm.size);
+    Zones::new(scene, others).next(dimm.size).unwrap_or(Zone::Default)
 }
 
 /// True for a DIMM of ours that the guest's ACPI driver has taken in and of which the guest shows no block, while it

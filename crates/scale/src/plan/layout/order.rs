@@ -87,13 +87,7 @@ fn pieces(bay: &Bay, cut: &Cut<'_>, headroom: Bytes) -> Vec<(Bytes, u32)> {
         Shape::Gaps(gaps) => fill(&cut.coming, gaps).unwrap_or_default(),
     };
     sizes.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
-    let mut nodes = bay.nodes.clone();
-    for stick in &cut.going {
-        let stick = &bay.sticks[*stick];
-        if let Some((_, memory)) = nodes.iter_mut().find(|(id, _)| *id == stick.node) {
-            *memory = memory.saturating_sub(stick.size);
-        }
-    }
+    let mut nodes = nodes_without(bay, &cut.going);
     let mut placed = Vec::with_capacity(sizes.len());
     for (size, wish) in sizes {
         let node = match wish {
@@ -110,18 +104,61 @@ fn pieces(bay: &Bay, cut: &Cut<'_>, headroom: Bytes) -> Vec<(Bytes, u32)> {
     placed
 }
 
-/// DIMMs of the usual size, as far as there are slots beside those that growing by `headroom` takes.
+/// DIMMs of the usual size, on all nodes that are to be level, as far as there are slots beside those that growing by `headroom` takes.
 fn usual(bay: &Bay, cut: &Cut<'_>, headroom: Bytes) -> Vec<(Bytes, Option<u32>)> {
     let mut extra = u64::try_from(cut.spare() - i64::from(bay.reserve(headroom))).unwrap_or(0);
     let usual = bay.usual.min(bay.piece);
+    let pieces = |size: &Bytes| size.get().div_ceil(bay.piece.get());
     let mut sizes = Vec::new();
     for (node, coming) in &cut.coming {
-        let least = coming.get().div_ceil(bay.piece.get());
-        let count = coming.get().div_ceil(usual.get()).min(least + extra);
-        extra -= count - least;
-        sizes.extend(divide(*coming, count, usual, bay.unit).into_iter().map(|size| (size, *node)));
+        let mut shares = vec![(*node, *coming)];
+        if node.is_none() {
+            let even = level(&nodes_without(bay, &cut.going), *coming, bay.unit);
+            let more = even.iter().map(|(_, size)| pieces(size)).sum::<u64>() - pieces(coming);
+            if more <= extra {
+                extra -= more;
+                shares = even;
+            }
+        }
+        for (node, coming) in shares {
+            let least = pieces(&coming);
+            let count = coming.get().div_ceil(usual.get()).min(least + extra);
+            extra -= count - least;
+            sizes.extend(divide(coming, count, usual, bay.unit).into_iter().map(|size| (size, node)));
+        }
     }
     sizes
+}
+
+/// The nodes and their memory when the DIMMs in `going` are gone.
+fn nodes_without(bay: &Bay, going: &[usize]) -> Vec<(u32, Bytes)> {
+    let mut nodes = bay.nodes.clone();
+    for stick in going.iter().map(|at| &bay.sticks[*at]) {
+        if let Some((_, memory)) = nodes.iter_mut().find(|(id, _)| *id == stick.node) {
+            *memory = memory.saturating_sub(stick.size);
+        }
+    }
+    nodes
+}
+
+/// `size` shared among the nodes so that the emptiest end level, as far as whole units go.
+fn level(nodes: &[(u32, Bytes)], size: Bytes, unit: Bytes) -> Vec<(Option<u32>, Bytes)> {
+    let mut nodes = nodes.to_vec();
+    nodes.sort_by_key(|(id, memory)| (*memory, *id));
+    // The most nodes that can be brought to one level: the fullest of them may not be above it.
+    let height =
+        |of: usize| (nodes[..of].iter().map(|(_, memory)| *memory).sum::<Bytes>() + size).per(of as u64);
+    let of = (1..=nodes.len()).rev().find(|of| nodes[of - 1].1 <= height(*of)).unwrap_or(1);
+    let mut left = size;
+    let mut shares = Vec::new();
+    for (still, (id, memory)) in (1..=of as u64).rev().zip(&nodes[..of]) {
+        let fair =
+            if still == 1 { left } else { height(of).saturating_sub(*memory).round_up(unit).min(left) };
+        left = left - fair;
+        shares.push((Some(*id), fair));
+    }
+    shares.retain(|(_, share)| !share.is_zero());
+    shares
 }
 
 /// DIMMs that fill gaps from the first on; nothing where the gaps do not hold it all.

@@ -343,7 +343,7 @@ fn many_small_sizes_are_picked_from_without_a_table() {
 #[test]
 fn a_large_growth_comes_in_dimms_of_the_usual_size() {
     let case = Case { room: 256, slots: 16, largest: 256, dimms: Vec::new() };
-    let layout = bay(&case).grow(UNIT.times(96), None).expect("it fits");
+    let layout = bay(&case).grow(UNIT.times(96), Some(0)).expect("it fits");
     let sizes: Vec<u64> = carry_out(&case, &layout).iter().map(|d| d.1).collect();
     assert_eq!(sizes, [32, 32, 32]);
 }
@@ -353,6 +353,21 @@ fn new_memory_goes_to_the_node_with_the_least() {
     let case = Case { room: 64, slots: 8, largest: 64, dimms: vec![(0, 4, true)] };
     let layout = bay(&case).grow(UNIT.times(2), None).expect("it fits");
     assert_eq!(layout.moves, [Move::Add { size: UNIT.times(2), node: 1, addr: None }]);
+}
+
+#[test]
+fn nodes_are_brought_level_where_slots_allow() {
+    let case = Case { room: 64, slots: 8, largest: 64, dimms: vec![(0, 4, true)] };
+    let sizes = |slots| {
+        let layout = bay(&Case { slots, ..case.clone() }).grow(UNIT.times(12), None).expect("it fits");
+        let mut nodes = [4, 0];
+        for dimm in &carry_out(&Case { slots, ..case.clone() }, &layout)[1..] {
+            nodes[dimm.0 as usize] += dimm.1;
+        }
+        nodes
+    };
+    assert_eq!(sizes(8), [8, 8]);
+    assert_eq!(sizes(3), [4, 12], "the last slot is worth more than balance");
 }
 
 #[test]
