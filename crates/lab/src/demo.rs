@@ -33,7 +33,7 @@ pub(crate) async fn demo(supple: &Path) -> Result<()> {
 
     run(supple, &guest, state.path(), &["observe"], &[]).await?;
     run(supple, &guest, state.path(), &["apply"], &["--memory", "3G", "--vcpus", "3", "--yes"]).await?;
-    fill(&guest, Bytes::mib(1536)).await?;
+    fill(&guest, Bytes::mib(1280)).await?;
     run(supple, &guest, state.path(), &["apply"], &["--memory", "1G", "--vcpus", "1", "--yes"]).await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
 
@@ -48,7 +48,7 @@ pub(crate) async fn demo(supple: &Path) -> Result<()> {
         served.lost,
         served.longest_gap.as_millis()
     );
-    ensure!(served.lost == 0, "the service lost {} requests", served.lost);
+    ensure!(served.lost == 0, "lost requests, the first because: {}", served.first_loss.unwrap_or_default());
     println!(
         "\nNext: `cargo xtask test` runs every promise; README.md shows how to use it on your own machines."
     );
@@ -94,10 +94,14 @@ async fn fill(guest: &Machine, size: Bytes) -> Result<()> {
     Ok(())
 }
 
-/// Reads the guest's own figures every 100 ms.
+/// MemTotal in KiB and the vCPUs online. Read without starting more than one process: an emulated guest has better
+/// things to do.
+const FIGURES: &str = "while read -r key value unit; do [ $key = MemTotal: ] && echo $value && break; done < /proc/meminfo; nproc";
+
+/// Reads the guest's own figures a few times a second.
 async fn sample(guest: Arc<Machine>, samples: Arc<Mutex<Vec<Sample>>>, began: Instant) {
     loop {
-        if let Ok(output) = guest.shell("awk '/MemTotal/{print $2}' /proc/meminfo; nproc").await {
+        if let Ok(output) = guest.shell(FIGURES).await {
             let numbers: Vec<f64> =
                 output.stdout.lines().filter_map(|line| line.trim().parse().ok()).collect();
             if let [kib, vcpus] = numbers[..] {
@@ -105,7 +109,7 @@ async fn sample(guest: Arc<Machine>, samples: Arc<Mutex<Vec<Sample>>>, began: In
                 samples.lock().expect("one writer").push((at, kib / f64::from(1 << 20), vcpus));
             }
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 

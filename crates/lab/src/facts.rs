@@ -77,7 +77,8 @@ impl Witness {
         Ok(self.ask("nproc").await?.parse()?)
     }
 
-    /// Uses `size` of the guest's memory: writes noise into a tmpfs, and remembers its sum.
+    /// Uses `size` of the guest's memory: writes noise into a tmpfs, and remembers the sum of every 64th piece of
+    /// 256 KiB. All of it is written; summing all of it would take an emulated guest minutes.
     ///
     /// # Errors
     /// The guest has not that much free, or did not answer.
@@ -88,9 +89,10 @@ impl Witness {
         let write = format!(
             "set -e; dd if=/dev/urandom of={name}.seed bs=64k count=64 2> /dev/null; i=0; \
              {{ while [ $i -lt {whole} ]; do cat {name}.seed; i=$((i + 1)); done; head -c {rest} {name}.seed; }} > {name}; \
-             rm {name}.seed; crc32 {name}"
+             rm {name}.seed"
         );
-        let sum = self.shell(&write, time_for(size)).await?.ok()?;
+        self.shell(&write, time_for(size)).await?.ok()?;
+        let sum = self.sum(&name, size).await?;
         Ok(Touched { file: name, size, sum })
     }
 
@@ -99,8 +101,7 @@ impl Witness {
     /// # Errors
     /// The guest did not answer.
     pub async fn intact(&self, touched: &Touched) -> Result<bool> {
-        let sum = self.shell(&format!("crc32 {}", touched.file), time_for(touched.size)).await?.ok()?;
-        Ok(sum == touched.sum)
+        Ok(self.sum(&touched.file, touched.size).await? == touched.sum)
     }
 
     /// Gives the memory back to the guest.
@@ -109,6 +110,15 @@ impl Witness {
     /// The guest did not answer.
     pub async fn release(&self, touched: Touched) -> Result<()> {
         self.ask(&format!("rm {}", touched.file)).await.map(drop)
+    }
+
+    async fn sum(&self, file: &str, size: Bytes) -> Result<String> {
+        let pieces = size.count_of(Bytes::new(256 << 10)).max(1);
+        let sum = format!(
+            "i=0; while [ $i -lt {pieces} ]; do dd if={file} bs=256k skip=$i count=1 2> /dev/null; \
+             i=$((i + 64)); done | crc32"
+        );
+        self.shell(&sum, time_for(size)).await?.ok()
     }
 
     async fn ask(&self, command: &str) -> Result<String> {
