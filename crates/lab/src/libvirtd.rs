@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -128,7 +129,8 @@ impl Libvirtd {
     /// It did not come back.
     pub async fn restart(&self) -> Result<()> {
         let before = self.daemon.pid()?;
-        run(Command::new("kill").args(["-TERM", &before.to_string()]))?;
+        let process = i32::try_from(before).ok().and_then(Pid::from_raw).context("no process id")?;
+        kill_process(process, Signal::TERM)?;
         eventually("libvirtd starts again", START, async || {
             let there = self.daemon.pid().is_ok_and(|pid| pid != before);
             Ok((there && self.virsh(&["version"]).await.is_ok()).then_some(()))
