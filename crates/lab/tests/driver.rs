@@ -196,8 +196,6 @@ async fn qemu_says_no_in_its_own_words_and_nothing_is_changed() {
     refused(apply(&mut machine, plug(7)).await, "node");
     refused(apply(&mut machine, unplug()).await, "supple-dimm-0");
     refused(apply(&mut machine, online("nothing", Zone::Default)).await, "nothing");
-    let resize = Act::SetBalloon { from: Bytes::gib(5), to: Bytes::mib(256) };
-    refused(apply(&mut machine, resize).await, "no longer");
     let settle = Act::SettleVirtioMem { id: "vmem0".into() };
     refused(apply(&mut machine, settle).await, "vmem0");
     apply(&mut machine, plug(0)).await.unwrap();

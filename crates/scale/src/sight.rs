@@ -77,7 +77,8 @@ pub struct DimmSight {
 pub struct BlocksSight {
     /// The size of a block.
     pub block: Bytes,
-    /// How many blocks the device covers. All must be there for a DIMM; for virtio-mem, the most there can be.
+    /// How many blocks the guest is to show: all of a DIMM; of virtio-mem as many as its present size fills, and Linux
+    /// may spread that over more.
     pub covers: u64,
     /// Those that the guest shows.
     pub blocks: Vec<MemBlock>,
@@ -256,7 +257,8 @@ fn blocks_online(view: &GuestView<BlocksSight>, whole: bool) -> Judgement {
     match view {
         GuestView::Shows(sight) => {
             let online = sight.blocks.iter().filter(|b| b.online).count() as u64;
-            let of = if whole { sight.covers } else { sight.blocks.len() as u64 };
+            let shown = sight.blocks.len() as u64;
+            let of = if whole { sight.covers } else { sight.covers.max(shown) };
             let missing = format!("{online} of {of} memory blocks are online in the guest");
             holds_if(online >= of, Strength::GuestConfirmed, &missing)
         }

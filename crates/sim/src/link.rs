@@ -117,9 +117,7 @@ impl World {
                 Some(device) => self.request_virtio_mem(id, device.size),
                 None => Err(format!("Device '{id}' not found")),
             },
-            Act::SetBalloon { from, to } => self
-                .unmoved("the balloon", self.qemu.balloon_actual(), *from, *to)
-                .and_then(|()| self.set_balloon(*to)),
+            Act::SetBalloon { to, .. } => self.set_balloon(*to),
             Act::PlugVcpu { id, driver, props } => self.plug_vcpu(id, driver, props),
             Act::UnplugVcpu { id } => self.unplug_vcpu(id),
             Act::AwaitOnline { .. } => Ok(()),
@@ -188,7 +186,7 @@ impl World {
     fn ask_for_blocks(&mut self, device: &str) -> GuestView<BlocksSight> {
         self.ask("guest-get-memory-blocks", |world| BlocksSight {
             block: world.guest.block,
-            covers: world.qemu.blocks_of(device, world.guest.block).map_or(0, |r| r.end - r.start),
+            covers: world.qemu.blocks_at_least(device, world.guest.block),
             blocks: world.said_blocks(device).unwrap_or_default(),
         })
     }

@@ -20,6 +20,14 @@ impl Qemu {
         dimm.or_else(virtio).map(|(addr, size)| blocks_of(addr, size, block))
     }
 
+    /// How many blocks of a memory device the guest is to show.
+    pub(crate) fn blocks_at_least(&self, device: &str, block: Bytes) -> u64 {
+        match self.virtio_mem.iter().find(|v| v.id == device) {
+            Some(virtio) => virtio.size.count_of(block),
+            None => self.blocks_of(device, block).map_or(0, |range| range.end - range.start),
+        }
+    }
+
     pub(crate) fn balloon_actual(&self) -> Option<Bytes> {
         self.balloon.map(|b| (self.boot + self.dimm_total()).saturating_sub(b.held))
     }

@@ -45,7 +45,9 @@ pub struct NotInstalled {
 
 /// The commands, for a root shell in the guest, that do what [`install_udev_rule`] does.
 pub fn by_hand() -> String {
-    format!("cat > {UDEV_PATH} <<'END'\n{UDEV_RULES}END\nudevadm control --reload\n")
+    format!(
+        "mkdir -p /etc/udev/rules.d\ncat > {UDEV_PATH} <<'END'\n{UDEV_RULES}END\nudevadm control --reload\n"
+    )
 }
 
 /// Installs the rules, each of the few exchanges within `limit`, and reads them back. Installing them again is no harm.

@@ -11,7 +11,6 @@ use tokio::time::Instant;
 
 use super::look;
 use super::monitor::Monitor;
-use super::replies::BalloonInfo;
 use crate::guest::onlining;
 use crate::guest::reach::Reach;
 use crate::{ApplyError, ObserveError};
@@ -57,12 +56,8 @@ pub(super) async fn apply(
                 size.ok_or_else(|| ApplyError::Refused(format!("there is no virtio-mem device {id}")))?;
             order("qom-set", request(id, Bytes::new(size))).await
         }
-        Act::SetBalloon { from, to } => {
-            let now: Option<BalloonInfo> = monitor.ask_if("query-balloon", Value::Null).await?;
-            let now = now.ok_or_else(|| ApplyError::Refused("the machine has no balloon".into()))?;
-            guard("the balloon", Bytes::new(now.actual), *from, *to)?;
-            order("balloon", json!({ "value": to.get() })).await
-        }
+        // A target is absolute, and a balloon may still be on its way to an earlier one.
+        Act::SetBalloon { to, .. } => order("balloon", json!({ "value": to.get() })).await,
         Act::OnlineBlocks { device, zone } => online(monitor, reach, device, *zone, until).await,
         Act::OfflineBlocks { device } => offline(monitor, reach, device, block, until).await,
         Act::OnlineVcpus { count } => onlining::online_vcpus(reach, *count, until).await,
@@ -70,6 +65,8 @@ pub(super) async fn apply(
     }
 }
 
+/// How often a virtio-mem device's late blocks are looked for.
+const LATE_BLOCK: Duration = Duration::from_millis(20);
 const REQUESTED: &str = "requested-size";
 
 /// Refuses where something stands neither where the act starts from nor where it leads to (sent a second time).
@@ -163,13 +160,21 @@ async fn online(
     let region = region(monitor, device).await?;
     let block = crate::guest::facts::block(reach).await?;
     let covered = region.blocks(block);
-    let blocks = if region.is_whole {
-        covered.collect()
-    } else {
+    if region.is_whole {
+        let blocks: Vec<u64> = covered.collect();
+        return onlining::online(reach, &blocks, zone, until).await;
+    }
+    // The guest's driver counts memory as plugged before Linux shows its block (virtio_mem_mb_add,
+    // drivers/virtio/virtio_mem.c, 6.1): late ones are put online as they come.
+    loop {
         let shown = look::blocks(reach).await?;
-        onlining::in_state(&shown, &covered, false)
-    };
-    onlining::online(reach, &blocks, zone, until).await
+        onlining::online(reach, &onlining::in_state(&shown, &covered, false), zone, until).await?;
+        let there = shown.iter().filter(|shown| covered.contains(&shown.index)).count() as u64;
+        if there >= region.least(block) || Instant::now() >= until {
+            return Ok(());
+        }
+        tokio::time::sleep(LATE_BLOCK).await;
+    }
 }
 
 /// From the last block to the first: Linux fills memory from the start, so what refuses is found late but costs least

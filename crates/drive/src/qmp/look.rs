@@ -70,22 +70,33 @@ pub(super) async fn look(
 pub(super) struct Region {
     addr: u64,
     size: Bytes,
+    /// What of it is plugged: all of a DIMM, `size` of a virtio-mem device.
+    plugged: Bytes,
     /// True where the guest has all of it once it is plugged: a DIMM.
     pub(super) is_whole: bool,
 }
 
 impl Region {
     fn of_dimm(dimm: &Dimm) -> Region {
-        Region { addr: dimm.addr, size: dimm.size, is_whole: true }
+        Region { addr: dimm.addr, size: dimm.size, plugged: dimm.size, is_whole: true }
     }
 
     fn of_virtio_mem(device: &VirtioMem) -> Region {
-        Region { addr: device.addr, size: device.max, is_whole: false }
+        Region { addr: device.addr, size: device.max, plugged: device.size, is_whole: false }
     }
 
     /// The memory blocks that cover it.
     pub(super) fn blocks(&self, block: Bytes) -> Range<u64> {
         blocks_of(self.addr, self.size, block)
+    }
+
+    /// How many blocks the guest is to show at least. Linux may spread a virtio-mem device's memory over more.
+    pub(super) fn least(&self, block: Bytes) -> u64 {
+        if self.is_whole {
+            let covered = self.blocks(block);
+            return covered.end - covered.start;
+        }
+        self.plugged.count_of(block)
     }
 }
 
@@ -118,7 +129,7 @@ fn within(shown: Result<(Vec<MemBlock>, Bytes), Mute>, region: &Region) -> Guest
     match shown {
         Ok((mut blocks, block)) => {
             let range = region.blocks(block);
-            let covers = range.end - range.start;
+            let covers = region.least(block);
             blocks.retain(|shown| range.contains(&shown.index));
             GuestView::Shows(BlocksSight { block, covers, blocks })
         }

@@ -78,7 +78,7 @@ impl fmt::Display for Act {
             Act::PlugVcpu { id, .. } => write!(f, "plug vCPU {id}"),
             Act::UnplugVcpu { id } => write!(f, "unplug vCPU {id}"),
             Act::AwaitOnline { device } => write!(f, "wait for the guest to take {device} in"),
-            Act::OnlineVcpus { count } => write!(f, "online vCPUs until {count} are"),
+            Act::OnlineVcpus { count } => write!(f, "put vCPUs online until {count} are online"),
         }
     }
 }

@@ -168,7 +168,7 @@ pub enum Act {
     },
     /// Set the balloon's target (`balloon`).
     SetBalloon {
-        /// The guest's memory by the balloon's account now. The act is not sent where that has changed.
+        /// The guest's memory by the balloon's account when this was planned.
         from: Bytes,
         /// What it is to be.
         to: Bytes,

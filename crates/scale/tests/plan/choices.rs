@@ -37,7 +37,7 @@ fn plugged_is_not_online_so_it_is_brought_online() {
     let mut seen = with_dimm(machine(), "dimm0", Bytes::gib(1), 0);
     facts(&mut seen).blocks.last_mut().expect("blocks").online = false;
     let plan = planned(&seen, &memory("2G"));
-    assert_eq!(written(&plan), ["0 online the blocks of dimm0"]);
+    assert_eq!(written(&plan), ["0 online the blocks of dimm0, movable"]);
     noted(&plan, "plugged that it does not use");
     assert_eq!(written(&planned(&seen, &vcpus("1"))), Vec::<String>::new());
 }
@@ -48,7 +48,7 @@ fn vcpus_that_are_plugged_and_unused_are_brought_online() {
     seen.vcpus.slots[1].state = VcpuState::Device("supple-vcpu0".into());
     let offline = scale::observed::GuestVcpu { id: 1, online: false, can_offline: true };
     facts(&mut seen).vcpus.push(offline);
-    assert_eq!(written(&planned(&seen, &vcpus("2"))), ["0 online vCPUs until 2 are"]);
+    assert_eq!(written(&planned(&seen, &vcpus("2"))), ["0 put vCPUs online until 2 are online"]);
 }
 
 #[test]

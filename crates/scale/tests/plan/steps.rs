@@ -103,9 +103,9 @@ fn each_vcpu_is_plugged_and_onlined_by_itself() {
         written(&planned(&machine(), &vcpus("3"))),
         [
             "0 plug vCPU supple-vcpu0",
-            "0 online vCPUs until 2 are",
+            "0 put vCPUs online until 2 are online",
             "1 plug vCPU supple-vcpu1",
-            "1 online vCPUs until 3 are",
+            "1 put vCPUs online until 3 are online",
         ]
     );
 }
@@ -137,7 +137,7 @@ fn in_libvirt_a_dimm_comes_and_goes_with_its_backend_and_vcpus_have_libvirts_nam
             "0 plug DIMM ua-supple-dimm0 of 1 GiB into slot 0, node 0",
             "0 online the blocks of ua-supple-dimm0, movable",
             "1 plug vCPU vcpu1",
-            "1 online vCPUs until 2 are",
+            "1 put vCPUs online until 2 are online",
         ]
     );
     let seen = in_libvirt(with_dimm(machine(), "dimm0", Bytes::gib(1), 0));
