@@ -212,7 +212,7 @@ fn place_out(dimms: &[Placed], slots: usize, region: u64, layout: &Layout) -> u6
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(600))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(600) })]
 
     #[test]
     fn what_any_layout_reaches_is_reached(case in cases(12, 4, 1)) {
@@ -397,4 +397,11 @@ fn a_shrink_takes_an_exact_set_where_there_is_one() {
         .collect();
     gone.sort_unstable();
     assert_eq!(gone, [3, 4]);
+}
+
+#[test]
+fn foreign_dimms_above_the_largest_are_divided_where_that_takes_no_more_slots() {
+    let case = Case { room: 12, slots: 3, largest: 1, dimms: vec![(0, 6, true), (0, 3, true), (0, 3, true)] };
+    let layout = bay(&case).shrink(UNIT.times(4), None).expect("the two small ones go, two units come back");
+    assert_eq!(total(&carry_out(&case, &layout)), 8);
 }
