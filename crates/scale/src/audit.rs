@@ -119,7 +119,8 @@ pub fn audit(plan: &Plan, seen: &Observed, limits: &Limits) -> Vec<Finding> {
         at: None,
         findings: Vec::new(),
         since_vcpu_removal: seen.vcpus.removed_before,
-        grown: Bytes::ZERO,
+        made: Bytes::ZERO,
+        freed: Bytes::ZERO,
     };
     auditor.frame();
     for (index, step) in plan.steps.iter().enumerate() {
@@ -140,8 +141,10 @@ struct Auditor<'a> {
     at: Option<usize>,
     findings: Vec<Finding>,
     since_vcpu_removal: bool,
-    /// Host memory that the steps so far have made, less what they gave back.
-    grown: Bytes,
+    /// Host memory that the steps so far have made.
+    made: Bytes,
+    /// Host memory that they gave back.
+    freed: Bytes,
 }
 
 impl Auditor<'_> {
@@ -259,10 +262,11 @@ impl Auditor<'_> {
         self.leftovers();
     }
 
-    /// After an act that takes memory from the guest: it keeps what it uses, and a margin.
-    fn keeps_what_it_uses(&mut self) {
+    /// Takes memory from the guest, which keeps what it uses and a margin.
+    fn guest_loses(&mut self, memory: Bytes) {
+        self.ledger.lose(memory);
         let Some((total, floor)) = self.ledger.guest_total.zip(self.ledger.guest_floor) else { return };
-        self.require(total >= floor, Kind::BelowUsed, || {
+        self.require(memory.is_zero() || total >= floor, Kind::BelowUsed, || {
             format!("the guest is left with {total} and needs {floor} with its margin")
         });
     }

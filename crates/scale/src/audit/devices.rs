@@ -27,8 +27,7 @@ impl Auditor<'_> {
             self.ledger.virtio_mem[index].in_use = in_use + (to - device.size);
         } else {
             // What is not in use may go first.
-            self.ledger.lose(in_use.saturating_sub(to));
-            self.keeps_what_it_uses();
+            self.guest_loses(in_use.saturating_sub(to));
             self.ledger.virtio_mem[index].in_use = in_use.min(to);
         }
         let device = &mut self.ledger.virtio_mem[index].device;
@@ -59,8 +58,7 @@ impl Auditor<'_> {
         if to >= now {
             self.ledger.gain(to - now);
         } else {
-            self.ledger.lose(now - to);
-            self.keeps_what_it_uses();
+            self.guest_loses(now - to);
         }
     }
 

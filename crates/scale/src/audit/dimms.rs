@@ -29,7 +29,7 @@ impl Auditor<'_> {
             self.find(Kind::Backend, format!("{memdev} is to be backed by {what}, which cannot be made"));
         }
         self.ledger.backends.push(Spare { id: memdev.to_owned(), size, by: self.at });
-        self.grown = self.grown + size;
+        self.made = self.made + size;
         self.host_holds(backing);
     }
 
@@ -57,7 +57,7 @@ impl Auditor<'_> {
         self.require(memdev.strip_prefix("mem") == Some(id), Kind::Id, || {
             format!("libvirt calls the backend of {id} mem{id}, not {memdev}")
         });
-        self.grown = self.grown + size;
+        self.made = self.made + size;
         let backing = self.seen.memory.backing.clone();
         self.host_holds(&backing);
         Some(size)
@@ -72,7 +72,7 @@ impl Auditor<'_> {
     /// What would kill QEMU or be refused on the host: pages of a hugetlbfs that are not there (SIGBUS), a VFIO
     /// mapping that cannot be locked (QEMU aborts; hw/vfio/common.c, 7.2), the cgroup's limit.
     fn host_holds(&mut self, backing: &Backing) {
-        let (host, grown) = (&self.seen.host, self.grown);
+        let (host, grown) = (&self.seen.host, self.made.saturating_sub(self.freed));
         if matches!(backing, Backing::Hugepages { .. })
             && let Some(free) = host.hugepages_free
         {
@@ -103,7 +103,7 @@ impl Auditor<'_> {
         self.require(spare.by.is_some() || memdev.starts_with(OWN_PREFIX), Kind::Backend, || {
             format!("{memdev} is not ours to delete")
         });
-        self.grown = self.grown.saturating_sub(spare.size);
+        self.freed = self.freed + spare.size;
     }
 
     pub(super) fn plug_dimm(
@@ -241,14 +241,13 @@ impl Auditor<'_> {
         self.require(stick.in_use.is_zero() || !can_empty, Kind::NotOffline, || {
             format!("{id} is unplugged with up to {} of it online in the guest", stick.in_use)
         });
-        self.ledger.lose(stick.in_use);
-        self.keeps_what_it_uses();
+        self.guest_loses(stick.in_use);
         match self.seen.machine.manager {
             Manager::Nobody if stick.memdev.is_empty() => {}
             Manager::Nobody => {
                 self.ledger.backends.push(Spare { id: stick.memdev, size: stick.size, by: self.at });
             }
-            Manager::Libvirt => self.grown = self.grown.saturating_sub(stick.size),
+            Manager::Libvirt => self.freed = self.freed + stick.size,
         }
     }
 
@@ -298,8 +297,7 @@ impl Auditor<'_> {
         let (kind, lost) = (stick.kind, stick.in_use);
         stick.in_use = Bytes::ZERO;
         self.require(kind == DimmKind::Dimm, Kind::NotRemovable, || format!("{device} is an NVDIMM"));
-        self.ledger.lose(lost);
-        self.keeps_what_it_uses();
+        self.guest_loses(lost);
     }
 
     /// After the last step: nothing half-made, nothing that was plugged and not brought into use.

@@ -18,7 +18,7 @@ pub(super) struct Ledger {
     pub(super) vcpus: Vec<Place>,
     /// The guest's MemTotal, where known.
     pub(super) guest_total: Option<Bytes>,
-    /// What the guest uses and its margin, where known.
+    /// What the guest uses and its margin, where known; no more than it has, should that be less.
     pub(super) guest_floor: Option<Bytes>,
     /// An upper bound of the free memory that the guest's kernel can use for itself, where known.
     pub(super) kernel_free: Option<Bytes>,
@@ -100,7 +100,7 @@ impl Ledger {
             guest_floor: info.map(|i| {
                 let used = i.total.saturating_sub(i.available);
                 let part = Bytes::new(used.get() / 100 * limits.shrink_margin_percent);
-                used + part.max(limits.shrink_margin)
+                (used + part.max(limits.shrink_margin)).min(i.total)
             }),
             kernel_free: info.map(|i| i.available),
         }

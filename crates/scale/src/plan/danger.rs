@@ -23,7 +23,7 @@ pub(super) fn whole(scene: &Scene<'_>, parts: &[Part]) -> Vec<Obstacle> {
         found.extend(machine(scene));
     }
     if has(|act| matches!(act, Act::PlugDimm { .. })) {
-        found.extend(plugging(scene));
+        found.extend(plugging(scene, parts));
     }
     if has(|act| matches!(act, Act::PlugDimm { .. } | Act::UnplugDimm { .. })) {
         found.extend(after_vcpu_removal(scene));
@@ -52,10 +52,17 @@ pub(super) fn machine(scene: &Scene<'_>) -> Vec<Obstacle> {
     found
 }
 
+/// DIMMs that are proven gone by the time that the first one is added.
+fn unplugged_before_any_plug(parts: &[Part]) -> Vec<&str> {
+    let first = parts.iter().flat_map(Part::acts).take_while(|act| !matches!(act, Act::PlugDimm { .. }));
+    first.filter_map(Act::removed).collect()
+}
+
 /// Dangers of adding a DIMM.
-fn plugging(scene: &Scene<'_>) -> Vec<Obstacle> {
+fn plugging(scene: &Scene<'_>, parts: &[Part]) -> Vec<Obstacle> {
     let mut found = Vec::new();
-    let pending: Vec<&str> = dimm::pending(scene).collect();
+    let answered = unplugged_before_any_plug(parts);
+    let pending: Vec<&str> = dimm::pending(scene).filter(|id| !answered.contains(id)).collect();
     if !pending.is_empty() {
         // The request stays in the slot's register and is raised again with the next memory event
         // (hw/acpi/memory_hotplug.c, 7.2 and 10.0).

@@ -52,7 +52,7 @@ pub(super) fn plan(scene: &Scene<'_>, delta: Delta, before: Before) -> Part {
             part = steps;
             part.notes.extend(last_slot(scene, &layout));
             part.peak = layout.peak;
-            part.obstacles.extend(dip(scene, &layout, part.idle));
+            part.obstacles.extend(dip(scene, &layout));
         }
         Err(obstacle) => part.obstacles.push(obstacle),
     }

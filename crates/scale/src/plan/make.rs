@@ -32,7 +32,9 @@ pub fn plan(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<Plan, R
     let mut parts = vec![leftovers(&scene), vcpus];
     parts.insert(if memory_first { 1 } else { 2 }, memory);
     if wanted.memory.is_some() {
-        parts.push(heal::memory(&scene, &parts));
+        let healed = heal::memory(&scene, &parts);
+        let plugs = healed.acts().any(|act| matches!(act, Act::PlugDimm { .. }));
+        parts.insert(if plugs { parts.len() - 1 } else { parts.len() }, healed);
     }
     // vCPUs go last: QEMU 7.2 under TCG survives no DIMM change after one has gone (`danger`).
     parts.push(fewer);

@@ -57,9 +57,14 @@ fn shared(scene: &Scene<'_>, delta: Delta) -> Part {
         Delta::Shrink(by) => Delta::Shrink(by.saturating_sub(share.moved)),
     };
     let hotplugged = scene.seen.memory.dimm_total() + share.held();
-    let dimms = dimm::plan(scene, rest, dimm::Before { nodes, hotplugged });
+    let mut dimms = dimm::plan(scene, rest, dimm::Before { nodes, hotplugged });
     if !dimms.groups.is_empty() {
         part.notes.push(virtio_mem::why_dimms(scene, delta));
+    }
+    if matches!(delta, Delta::Shrink(_)) && dimms.adds_memory {
+        // DIMMs are merged: what they add comes before anything is taken.
+        dimms.then(part);
+        return dimms;
     }
     part.then(dimms);
     part

@@ -1,6 +1,6 @@
 //! Why DIMMs cannot be added or taken away, each with its way out.
 
-use crate::plan::layout::{Bay, Layout, NoLayout};
+use crate::plan::layout::{Bay, Layout, Move, NoLayout};
 use crate::plan::make::Scene;
 use crate::plan::resolve::Delta;
 use crate::plan::{Obstacle, When};
@@ -72,16 +72,33 @@ pub(super) fn balloon_is_inflated(scene: &Scene<'_>) -> Option<Obstacle> {
     })
 }
 
+/// The most that the guest is short of at any point of a layout, and at its end. What it does not use is no loss.
+fn shortage(scene: &Scene<'_>, layout: &Layout) -> (Bytes, Bytes) {
+    let (mut lost, mut gained, mut deepest) = (Bytes::ZERO, Bytes::ZERO, Bytes::ZERO);
+    for change in &layout.moves {
+        match change {
+            Move::Add { size, .. } => gained = gained + *size,
+            Move::Remove { stick } => {
+                let dimm = &scene.seen.memory.dimms[*stick];
+                lost = lost + dimm.size.saturating_sub(scene.footing.idle(dimm.addr, dimm.size, dimm.size));
+            }
+        }
+        deepest = deepest.max(lost.saturating_sub(gained));
+    }
+    (deepest, lost.saturating_sub(gained))
+}
+
 /// Removing first may leave the guest short for a while.
-pub(super) fn dip(scene: &Scene<'_>, layout: &Layout, idle: Bytes) -> Option<Obstacle> {
-    if layout.dip.is_zero() {
+pub(super) fn dip(scene: &Scene<'_>, layout: &Layout) -> Option<Obstacle> {
+    let (taken, at_the_end) = shortage(scene, layout);
+    if layout.dip.is_zero() && taken == at_the_end {
         return None;
     }
     let lowest = scene.asked_memory().min(scene.from.memory).saturating_sub(layout.dip);
-    let taken = scene.from.memory.saturating_sub(lowest).saturating_sub(idle);
     let why = match scene.footing.can_spare(scene.limits) {
         Some(spare) if taken <= spare => return None,
         Some(spare) => format!("the guest can spare {spare}"),
+        None if layout.dip.is_zero() => return None,
         None => "the guest does not tell what it can spare".to_owned(),
     };
     Some(Obstacle {
