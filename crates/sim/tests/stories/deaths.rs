@@ -56,6 +56,13 @@ fn shrinking_by_somebody_elses_dimms() {
 }
 
 #[test]
+fn where_libvirt_keeps_the_machine() {
+    let world = World::small().in_libvirt();
+    dies_everywhere(&stage(world.clone()), &both(Bytes::mib(2 * 1024 + 256), 2));
+    dies_everywhere(&grown(world, &both(Bytes::gib(3), 3)), &both(Bytes::gib(1), 1));
+}
+
+#[test]
 fn merging_dimms() {
     let world =
         World::small().slots(3).foreign_dimm("a", 0, Bytes::mib(256)).foreign_dimm("b", 0, Bytes::mib(256));

@@ -1,6 +1,6 @@
 //! One difficult guest each: what is reported, what is left, and that a willing guest makes it good.
 
-use crate::harness::{Stage, memory, vcpus};
+use crate::harness::{Stage, both, memory, vcpus};
 use drive::Hypervisor;
 use drive::journal::Journal;
 use drive::resize::ResizeError;
@@ -190,6 +190,27 @@ fn an_old_refusal_is_no_answer_to_a_new_request() {
         assert!(again.pending.is_empty(), "now it has answered: {again:#?}\n{}", stage.past());
         made_good(stage, &wanted);
     }
+}
+
+#[test]
+fn a_refusal_of_somebody_elses_request_does_not_end_ours() {
+    let mut stage = with_gib(1);
+    stage.apply(&vcpus(2)).expect("granted");
+    stage.world.put_for(Span::millis(50), Mood::Refuses(Pinned::All));
+    let theirs = Act::UnplugVcpu { id: "supple-vcpu0".into() };
+    finish(async { stage.world.connect().apply(&theirs, Moment::default()).await })
+        .expect("done")
+        .expect("taken");
+    // The guest's no to them comes while our DIMM is plugged; by the time of our own request it is willing.
+    let wanted = both(Bytes::gib(2), 1);
+    let report = stage.apply(&wanted).expect("granted");
+    assert!(
+        stage.world.log().any(|line| line.contains("status: 130")),
+        "they were refused\n{}",
+        stage.past()
+    );
+    assert_eq!(report.verdict, Verdict::Proven, "{report:#?}\n{}", stage.past());
+    stage.assert_clean(&wanted);
 }
 
 #[test]

@@ -99,7 +99,7 @@ impl Stage {
         let vcpus = places.filter(|s| matches!(&s.state, VcpuState::Device(id) if going(id))).count();
         let without = u32::try_from(vcpus).expect("few");
         let online = seen.guest.heard().and_then(|h| h.online_memory()).unwrap_or(seen.memory.total());
-        let memory = online.min(seen.memory.total() - dimms);
+        let memory = if seen.pending.is_empty() { online } else { seen.memory.total() - dimms };
         let _ = self.apply(&both(memory, seen.vcpus.plugged() - without));
         self.world.pass(Span::secs(150));
     }
