@@ -31,13 +31,10 @@ pub fn plan(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<Plan, R
     let memory_first = memory.adds_memory;
     let mut parts = vec![leftovers(&scene), vcpus];
     parts.insert(if memory_first { 1 } else { 2 }, memory);
-    if wanted.memory.is_some() {
-        let healed = heal::memory(&scene, &parts);
-        let plugs = healed.acts().any(|act| matches!(act, Act::PlugDimm { .. }));
-        parts.insert(if plugs { parts.len() - 1 } else { parts.len() }, healed);
-    }
-    // vCPUs go last: QEMU 7.2 under TCG survives no DIMM change after one has gone (`danger`).
-    parts.push(fewer);
+    let healed = if wanted.memory.is_some() { heal::memory(&scene, &parts) } else { Part::default() };
+    // vCPUs go after the last DIMM has moved: QEMU 7.2 under TCG survives no DIMM change after one has gone (`danger`).
+    let moves_dimms = healed.acts().any(|act| matches!(act, Act::PlugDimm { .. } | Act::UnplugDimm { .. }));
+    parts.extend(if moves_dimms { [healed, fewer] } else { [fewer, healed] });
     if wanted.vcpus.is_some() {
         parts.push(heal::vcpus(&scene, &parts));
     }
