@@ -111,6 +111,7 @@ fn offered(answer: Result<Value, AgentError>) -> Result<Option<Value>, AgentErro
             error @ (AgentError::Unreachable(_)
             | AgentError::TimedOut { .. }
             | AgentError::Silent { .. }
+            | AgentError::Absent { .. }
             | AgentError::Closed { .. }
             | AgentError::Garbled { .. }
             | AgentError::TooBig { .. }),

@@ -240,7 +240,10 @@ async fn finish<T>(
     done: Result<T, FileError>,
 ) -> Result<T, FileError> {
     if let Err(FileError::Agent(
-        AgentError::TimedOut { .. } | AgentError::Silent { .. } | AgentError::Closed { .. },
+        AgentError::TimedOut { .. }
+        | AgentError::Silent { .. }
+        | AgentError::Absent { .. }
+        | AgentError::Closed { .. },
     )) = done
     {
         return done;

@@ -1,24 +1,21 @@
-//! A client of the QEMU guest agent over a Unix socket. Commands are answered in their order, since answers carry
-//! no id. What the guest says is hostile until read: bounded in size and time, and a wrong type is an error.
+//! A client of the QEMU guest agent: over a Unix socket, or through libvirt where that holds the socket. Commands are
+//! answered in their order, since answers carry no id. What the guest says is hostile until read: bounded in size and time, and a wrong type is an error.
 //!
 //! ```text
 //! clean --command sent--> dirty --answer read--> clean
 //!                         dirty --time-out, dropped future, unreadable answer--> dirty
 //! clean --unasked bytes--> dirty --next call: 0xFF, guest-sync-delimited, its id seen--> clean
 //! ```
-//! So an answer is only ever taken for the command that it belongs to. It does not reconnect and does not retry.
+//! (libvirt does the same before each command.) So an answer is only ever taken for the command that it belongs to. It does not reconnect and does not retry.
 
-use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use serde_json::Value;
 
-use crate::wire::socket::{Inlet, dial};
-use crate::wire::{DialError, Ends, Frame, FrameError, Framer, SENTINEL, command_line};
+#[cfg(feature = "libvirt")]
+use crate::libvirt::AgentLine;
+use crate::wire::DialError;
 
 pub mod exec;
 pub mod facts;
@@ -27,8 +24,10 @@ pub mod message;
 pub mod onlining;
 pub mod reach;
 pub mod setup;
+mod socket;
 
-use message::{No, Outcome, Refused, classify};
+use message::{No, Refused};
+use socket::Socket;
 
 /// The longest answer taken from a guest, in bytes. `guest-get-memory-blocks` takes about 64 bytes a block: 2 MiB
 /// for 4 TiB in blocks of 128 MiB.
@@ -41,11 +40,14 @@ pub const MOST_CALLS: usize = 128;
 /// A connection to a guest's agent.
 #[derive(Debug)]
 pub struct Agent {
-    stream: UnixStream,
-    inlet: Inlet,
-    /// An answer may be on its way that belongs to no command of ours: synchronise before the next.
-    dirty: bool,
-    sync_limit: Duration,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    Socket(Socket),
+    #[cfg(feature = "libvirt")]
+    Libvirt(AgentLine),
 }
 
 /// Why the guest agent gave no result.
@@ -98,6 +100,12 @@ pub enum AgentError {
         /// How long was waited.
         after: Duration,
     },
+    /// libvirt does not reach an agent, and sent nothing.
+    #[error("libvirt does not reach the guest agent: {why}")]
+    Absent {
+        /// Why, in libvirt's words.
+        why: String,
+    },
     /// The connection has ended; connect anew.
     #[error("the connection to the guest agent ended: {why}")]
     Closed {
@@ -123,7 +131,7 @@ pub enum AgentError {
 }
 
 impl AgentError {
-    fn no(command: &str, refused: Refused) -> Self {
+    pub(crate) fn no(command: &str, refused: Refused) -> Self {
         let command = command.to_owned();
         let kind = refused.kind();
         let Refused { class, desc } = refused;
@@ -145,11 +153,13 @@ impl Agent {
     /// # Errors
     /// `Unreachable`, `Silent` or `Closed`.
     pub async fn connect(path: &Path, limit: Duration) -> Result<Self, AgentError> {
-        let stream = dial(path).await?;
-        let inlet = Inlet::new(Framer::new(Ends::LineOrSentinel, LONGEST_ANSWER));
-        let mut agent = Self { stream, inlet, dirty: true, sync_limit: limit };
-        agent.sync().await?;
-        Ok(agent)
+        Ok(Self { way: Way::Socket(Socket::connect(path, limit).await?) })
+    }
+
+    /// The agent that libvirt holds. Nothing is asked of it yet.
+    #[cfg(feature = "libvirt")]
+    pub fn through(line: AgentLine) -> Self {
+        Self { way: Way::Libvirt(line) }
     }
 
     /// Carries out one command within `limit`; `arguments` is an object, or null for none. Where an earlier call
@@ -182,95 +192,19 @@ impl Agent {
         calls: &[(&str, Value)],
         limit: Duration,
     ) -> Result<Vec<Result<Value, AgentError>>, AgentError> {
-        assert!(calls.len() <= MOST_CALLS, "more commands at once than the buffers on the way surely hold");
-        if self.dirty || self.inlet.anything(&self.stream).map_err(closed)? {
-            self.dirty = true;
-            self.sync().await?;
+        match &mut self.way {
+            Way::Socket(socket) => socket.call_all(calls, limit).await,
+            #[cfg(feature = "libvirt")]
+            Way::Libvirt(line) => line.call_all(calls, limit).await,
         }
-        self.dirty = true;
-        let until = Instant::now() + limit;
-        let mut lines = Vec::new();
-        for (command, arguments) in calls {
-            lines.extend(command_line(command, arguments, None));
-        }
-        let mut answers = Vec::new();
-        let mut room = LONGEST_ANSWER;
-        for (command, _) in calls {
-            let Ok(exchange) = timeout_at(until, self.exchange(command, &std::mem::take(&mut lines))).await
-            else {
-                return Err(AgentError::TimedOut { command: (*command).to_owned(), after: limit });
-            };
-            let (outcome, bytes) = exchange?;
-            // The bound holds for the whole: many answers of a hostile guest must not add up.
-            room = room.checked_sub(bytes).ok_or_else(|| too_big(command))?;
-            answers.push(outcome.map_err(|refused| AgentError::no(command, refused)));
-        }
-        self.dirty = false;
-        Ok(answers)
     }
 
     /// How much memory unfinished answers hold, in bytes; at most [`LONGEST_ANSWER`].
     pub fn held(&self) -> usize {
-        self.inlet.held()
-    }
-
-    /// Sends what is to be sent and takes the next answer, with its length in bytes.
-    async fn exchange(&mut self, command: &str, lines: &[u8]) -> Result<(Outcome, usize), AgentError> {
-        self.stream.write_all(lines).await.map_err(closed)?;
-        let frame = self.inlet.next(&mut self.stream).await.map_err(closed)?.ok_or_else(ended)?;
-        match frame {
-            Ok(Frame::Object { members, bytes }) => {
-                let outcome = classify(members).map_err(|why| AgentError::garbled(command, why))?;
-                Ok((outcome, bytes))
-            }
-            Ok(Frame::Sentinel) => Err(AgentError::garbled(command, "it was cut short by a 0xFF byte")),
-            Err(FrameError::TooLong { .. }) => Err(too_big(command)),
-            Err(error @ (FrameError::NotUtf8 { .. } | FrameError::NotObject { .. })) => {
-                Err(AgentError::garbled(command, error.to_string()))
-            }
+        match &self.way {
+            Way::Socket(socket) => socket.held(),
+            #[cfg(feature = "libvirt")]
+            Way::Libvirt(_) => 0,
         }
     }
-
-    /// Reads past all that is left over, up to the answer that carries an id made for this moment.
-    async fn sync(&mut self) -> Result<(), AgentError> {
-        let limit = self.sync_limit;
-        timeout(limit, self.sync_unbounded()).await.map_err(|_| AgentError::Silent { after: limit })?
-    }
-
-    async fn sync_unbounded(&mut self) -> Result<(), AgentError> {
-        // 53 bits: exact in every JSON reader.
-        let id = RandomState::new().hash_one(0_u8) >> 11;
-        // The 0xFF makes the agent forget what it has of an unfinished command.
-        let mut line = vec![SENTINEL];
-        line.extend(command_line("guest-sync-delimited", &json!({ "id": id }), None));
-        self.stream.write_all(&line).await.map_err(closed)?;
-        let mut after_sentinel = false;
-        loop {
-            let frame = self.inlet.next(&mut self.stream).await.map_err(closed)?.ok_or_else(ended)?;
-            match frame {
-                Ok(Frame::Sentinel) => after_sentinel = true,
-                Ok(Frame::Object { members, .. }) => {
-                    let answer = members.get("return").and_then(Value::as_u64);
-                    if after_sentinel && answer == Some(id) {
-                        self.dirty = false;
-                        return Ok(());
-                    }
-                    after_sentinel = false;
-                }
-                Err(_) => after_sentinel = false,
-            }
-        }
-    }
-}
-
-fn too_big(command: &str) -> AgentError {
-    AgentError::TooBig { command: command.to_owned(), limit: LONGEST_ANSWER }
-}
-
-fn closed(error: std::io::Error) -> AgentError {
-    AgentError::Closed { why: error.to_string() }
-}
-
-fn ended() -> AgentError {
-    AgentError::Closed { why: "the machine has ended, or its socket was closed".into() }
 }

@@ -11,11 +11,13 @@ use tokio::time::Instant;
 
 use super::facts::Lasting;
 use super::{Agent, AgentError};
+#[cfg(feature = "libvirt")]
+use crate::libvirt::AgentLine;
 
 /// The way to one guest's agent.
 #[derive(Debug)]
 pub struct Reach {
-    path: Option<PathBuf>,
+    way: Option<Way>,
     agent: Option<Agent>,
     /// Until when the agent is taken to be silent, and why.
     silence: Option<(Instant, String)>,
@@ -24,6 +26,23 @@ pub struct Reach {
     pub(super) lasting: Option<Lasting>,
     /// The size of a memory block, as it said; this too.
     pub(super) block: Option<Bytes>,
+}
+
+#[derive(Debug)]
+enum Way {
+    Socket(PathBuf),
+    #[cfg(feature = "libvirt")]
+    Libvirt(AgentLine),
+}
+
+impl Way {
+    async fn open(&self, limit: Duration) -> Result<Agent, AgentError> {
+        match self {
+            Way::Socket(path) => Agent::connect(path, limit).await,
+            #[cfg(feature = "libvirt")]
+            Way::Libvirt(line) => Ok(Agent::through(line.clone())),
+        }
+    }
 }
 
 /// Why the guest gave no answer.
@@ -51,7 +70,9 @@ impl Mute {
         match error {
             AgentError::Disabled { .. } | AgentError::NotFound { .. } => Mute::Unasked(text),
             AgentError::Refused { .. } => Mute::Refused(text),
-            AgentError::Unreachable(_) | AgentError::Silent { .. } => Mute::Silent(text),
+            AgentError::Unreachable(_) | AgentError::Silent { .. } | AgentError::Absent { .. } => {
+                Mute::Silent(text)
+            }
             AgentError::TimedOut { .. }
             | AgentError::Closed { .. }
             | AgentError::Garbled { .. }
@@ -64,14 +85,17 @@ impl Reach {
     /// The way to the agent behind the socket `path`, or to none. Nothing is opened yet. `limit` bounds each
     /// connecting and each question.
     pub fn new(path: Option<&Path>, limit: Duration) -> Reach {
-        Reach {
-            path: path.map(Path::to_owned),
-            agent: None,
-            silence: None,
-            limit,
-            lasting: None,
-            block: None,
-        }
+        Reach::by(path.map(|path| Way::Socket(path.to_owned())), limit)
+    }
+
+    /// The way to the agent that libvirt holds. Nothing is asked of it yet.
+    #[cfg(feature = "libvirt")]
+    pub fn through(line: AgentLine, limit: Duration) -> Reach {
+        Reach::by(Some(Way::Libvirt(line)), limit)
+    }
+
+    fn by(way: Option<Way>, limit: Duration) -> Reach {
+        Reach { way, agent: None, silence: None, limit, lasting: None, block: None }
     }
 
     /// How long the agent may take to answer a question.
@@ -84,7 +108,7 @@ impl Reach {
     /// # Errors
     /// [`Mute::Unasked`] where no agent is named, else [`Mute::Silent`].
     pub async fn agent(&mut self) -> Result<&mut Agent, Mute> {
-        let Some(path) = &self.path else {
+        let Some(way) = &self.way else {
             return Err(Mute::Unasked("no guest agent is named for this machine".into()));
         };
         if let Some((until, why)) = &self.silence {
@@ -95,7 +119,7 @@ impl Reach {
         }
         let agent = match self.agent.take() {
             Some(agent) => Ok(agent),
-            None => Agent::connect(path, self.limit).await,
+            None => way.open(self.limit).await,
         };
         match agent {
             Ok(agent) => Ok(self.agent.insert(agent)),
@@ -116,7 +140,7 @@ impl Reach {
     pub fn note(&mut self, error: &AgentError) -> Mute {
         let mute = Mute::of(error);
         match error {
-            AgentError::Unreachable(_) | AgentError::Silent { .. } => {
+            AgentError::Unreachable(_) | AgentError::Silent { .. } | AgentError::Absent { .. } => {
                 self.silence = Some((Instant::now() + self.limit, error.to_string()));
             }
             AgentError::Closed { .. } => {

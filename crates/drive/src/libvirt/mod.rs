@@ -1,28 +1,37 @@
-//! Machines that libvirt runs: a thin safe layer over the C library.
+//! Machines that libvirt keeps: a driver, and below it a thin safe layer over the C library.
 //!
 //! ```text
-//! Connection -> Domain      blocking calls, as the library has them     connection.rs, domain.rs
-//! Pool -> Lane              the same calls with a deadline, for tasks   pool.rs
+//! LibvirtMachine            the driver seam                             machine.rs, act.rs
+//! Passthrough, AgentLine    QEMU and the guest agent through libvirt    passthrough.rs, agent.rs
+//! Pool -> Lane              blocking calls with a deadline, for tasks   pool.rs
 //! Events                    what libvirt tells by itself                events.rs, callbacks.rs
+//! Connection -> Domain      blocking calls, as the library has them     connection.rs, domain.rs
 //! ```
 //! A blocked C call cannot be cancelled, so nothing here is called from a task except through a [`Lane`]. Strings,
 //! lists and records are copied out and given back to the library at once; handles are given back on drop.
-//! It will not interpret domain XML and decides nothing.
+//! It reads and writes descriptions of domains by `domxml`, and decides nothing.
 
+mod act;
+mod agent;
 mod callbacks;
 mod connection;
 mod domain;
 mod error;
 mod events;
+mod machine;
+mod passthrough;
 mod pool;
 mod raw;
 mod stats;
 mod terms;
 
+pub use agent::AgentLine;
 pub use connection::{Closed, Connection, Versions, Which};
 pub use domain::Domain;
 pub use error::{Code, Error};
 pub use events::{Event, EventKind, Events, Heard, Lifecycle};
+pub use machine::{LibvirtMachine, OpenError};
+pub use passthrough::Passthrough;
 pub use pool::{CallError, Lane, Pool};
 pub use stats::{MemoryStats, Param, Params, StatsGroup};
 pub use terms::{Affect, Info, Job, State, VcpuCount, Xml};

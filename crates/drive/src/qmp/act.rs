@@ -16,7 +16,7 @@ use crate::guest::reach::Reach;
 use crate::{ApplyError, ObserveError};
 
 /// Where a virtio-mem device, or any device with an id, is among QEMU's objects.
-pub(super) fn path(id: &str) -> String {
+pub(crate) fn path(id: &str) -> String {
     format!("/machine/peripheral/{id}")
 }
 
@@ -31,7 +31,7 @@ pub(super) async fn apply(
     let order = |command, arguments| monitor.order(command, arguments, until);
     match act {
         Act::CreateBackend { memdev, size, backing } => {
-            let nested = monitor.qmp.version().major < 6;
+            let nested = monitor.version().major < 6;
             order("object-add", backend(memdev, *size, backing, nested)?).await
         }
         Act::DeleteBackend { memdev } => order("object-del", json!({ "id": memdev })).await,
@@ -67,10 +67,10 @@ pub(super) async fn apply(
 
 /// How often a virtio-mem device's late blocks are looked for.
 const LATE_BLOCK: Duration = Duration::from_millis(20);
-const REQUESTED: &str = "requested-size";
+pub(crate) const REQUESTED: &str = "requested-size";
 
 /// Refuses where something stands neither where the act starts from nor where it leads to (sent a second time).
-fn guard(what: &str, now: Bytes, from: Bytes, to: Bytes) -> Result<(), ApplyError> {
+pub(crate) fn guard(what: &str, now: Bytes, from: Bytes, to: Bytes) -> Result<(), ApplyError> {
     if now == from || now == to {
         return Ok(());
     }
@@ -150,7 +150,7 @@ fn vcpu(id: &str, driver: &str, props: &VcpuProps) -> Value {
 }
 
 /// Blocks that a DIMM covers must all be there, so they need not be listed first; of virtio-mem's region only some are.
-async fn online(
+pub(crate) async fn online(
     monitor: &Monitor,
     reach: &mut Reach,
     device: &str,
@@ -179,7 +179,7 @@ async fn online(
 
 /// From the last block to the first: Linux fills memory from the start, so what refuses is found late but costs least
 /// to put back.
-async fn offline(
+pub(crate) async fn offline(
     monitor: &Monitor,
     reach: &mut Reach,
     device: &str,

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use scale::observed::{Backend, Backing};
+use scale::observed::{Backend, Backing, Manager};
 use scale::plan::OWN_PREFIX;
 use scale::units::Bytes;
 use serde_json::{Value, json};
@@ -120,6 +120,10 @@ pub(super) async fn unused(
     objects: &[Property],
     users: Users<'_>,
 ) -> Result<Vec<Backend>, ObserveError> {
+    if monitor.manager() == Manager::Libvirt {
+        // Its to make and to free.
+        return Ok(Vec::new());
+    }
     let free = |id: &str| {
         let kinds =
             ["memory-backend-ram", "memory-backend-memfd", "memory-backend-file", "memory-backend-shm"];

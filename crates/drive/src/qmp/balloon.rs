@@ -7,7 +7,7 @@ use scale::observed::BalloonStats;
 use scale::time::Moment;
 use scale::units::Bytes;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::monitor::Monitor;
@@ -16,7 +16,7 @@ use crate::ObserveError;
 
 const INTERVAL: &str = "guest-stats-polling-interval";
 /// How often the guest is asked once that was turned on, in seconds: the least that QEMU takes.
-const SECONDS: u64 = 1;
+const SECONDS: u16 = 1;
 /// How long the first figures are waited for: one interval, and the guest's time to answer.
 const FIRST: Duration = Duration::from_millis(2500);
 /// How often QEMU is asked whether they have come.
@@ -58,18 +58,15 @@ pub(super) async fn latest(monitor: &Monitor, path: &str) -> Result<Option<Ballo
 
 /// Makes QEMU ask the guest for its figures every second, if it does not ask yet. True if that was changed. It stays
 /// on: the guest's cost is one message a second, and later looks need not wait.
-pub(super) async fn turn_on(monitor: &Monitor, path: &str) -> Result<bool, ObserveError> {
+pub(crate) async fn turn_on(monitor: &Monitor, path: &str) -> Result<bool, ObserveError> {
     match monitor.property::<u64>(path, INTERVAL).await? {
-        Some(0) => {
-            let set = json!({ "path": path, "property": INTERVAL, "value": SECONDS });
-            Ok(monitor.ask_if::<Value>("qom-set", set).await?.is_some())
-        }
+        Some(0) => monitor.poll_balloon(path, SECONDS).await,
         Some(_) | None => Ok(false),
     }
 }
 
 /// The figures of a guest that was just begun to be asked for them, or what there is when it did not answer soon.
-pub(super) async fn first(
+pub(crate) async fn first(
     monitor: &Monitor,
     path: &str,
     before: Option<BalloonStats>,
@@ -86,6 +83,8 @@ pub(super) async fn first(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn told(value: Value) -> Option<BalloonStats> {

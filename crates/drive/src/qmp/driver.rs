@@ -11,7 +11,7 @@ use scale::sight::{Event, Look, Sight};
 use scale::time::{Moment, Span};
 use tokio::time::Instant;
 
-use super::monitor::Monitor;
+use super::monitor::{Line, Monitor};
 use super::observe::Seen;
 use super::{ConnectError, Events, Heard, Qmp, act, balloon, look, news, observe};
 use crate::guest::facts;
@@ -45,29 +45,29 @@ pub enum OpenError {
 
 /// Wall-clock time that never goes back: read once, then carried on by the monotonic clock.
 #[derive(Debug, Clone, Copy)]
-struct Clock {
+pub(crate) struct Clock {
     wall: Moment,
     at: Instant,
 }
 
 impl Clock {
-    fn start() -> Clock {
+    pub(crate) fn start() -> Clock {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         Clock { wall: Moment::from_unix_millis(u64::try_from(wall).unwrap_or(u64::MAX)), at: Instant::now() }
     }
 
-    fn now(&self) -> Moment {
+    pub(crate) fn now(&self) -> Moment {
         let passed = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.wall + Span::millis(passed)
     }
 
-    fn instant(&self, moment: Moment) -> Instant {
+    pub(crate) fn instant(&self, moment: Moment) -> Instant {
         self.at + duration(moment.since(self.wall))
     }
 }
 
 /// At most a year, so that no sum of it with a point in time overflows.
-fn duration(span: Span) -> Duration {
+pub(crate) fn duration(span: Span) -> Duration {
     Duration::from_millis(span.as_millis()).min(Duration::from_secs(365 * 24 * 3600))
 }
 
@@ -90,7 +90,7 @@ impl QmpMachine {
         let events = qmp.events();
         let clock = Clock::start();
         Ok(QmpMachine {
-            monitor: Monitor::new(qmp, limit),
+            monitor: Monitor::new(Line::Qmp(qmp), limit),
             events,
             reach,
             clock,
@@ -99,16 +99,30 @@ impl QmpMachine {
             changed: clock.now(),
         })
     }
+}
 
-    /// The guest's figures through the balloon, where its agent tells none.
-    async fn figures(&self, seen: &mut Seen, guest: &Guest) -> Result<(), ObserveError> {
-        let told = guest.heard().is_some_and(|facts| facts.meminfo.is_some());
-        let (Some(balloon), Some(path)) = (&mut seen.memory.balloon, &seen.balloon) else { return Ok(()) };
-        if !told && seen.machine.is_running() && balloon::turn_on(&self.monitor, path).await? {
-            balloon.stats = balloon::first(&self.monitor, path, balloon.stats).await?;
-        }
-        Ok(())
+/// Everything there is to know through `monitor` and `reach`, at `clock`'s time.
+pub(crate) async fn observed(
+    monitor: &Monitor,
+    lasting: &mut Option<observe::Lasting>,
+    reach: &mut Reach,
+    clock: &Clock,
+) -> Result<Observed, ObserveError> {
+    let (seen, guest) = tokio::join!(observe::observe(monitor, lasting), facts::gather(reach));
+    let mut seen = seen?;
+    figures(monitor, &mut seen, &guest).await?;
+    let Seen { machine, memory, vcpus, host, balloon: _ } = seen;
+    Ok(Observed { at: clock.now(), machine, memory, vcpus, guest, host, pending: Vec::new() })
+}
+
+/// The guest's figures through the balloon, where its agent tells none.
+async fn figures(monitor: &Monitor, seen: &mut Seen, guest: &Guest) -> Result<(), ObserveError> {
+    let told = guest.heard().is_some_and(|facts| facts.meminfo.is_some());
+    let (Some(balloon), Some(path)) = (&mut seen.memory.balloon, &seen.balloon) else { return Ok(()) };
+    if !told && seen.machine.is_running() && balloon::turn_on(monitor, path).await? {
+        balloon.stats = balloon::first(monitor, path, balloon.stats).await?;
     }
+    Ok(())
 }
 
 impl Hypervisor for QmpMachine {
@@ -117,12 +131,7 @@ impl Hypervisor for QmpMachine {
     }
 
     async fn observe(&mut self) -> Result<Observed, ObserveError> {
-        let machine = observe::observe(&self.monitor, &mut self.lasting);
-        let (seen, guest) = tokio::join!(machine, facts::gather(&mut self.reach));
-        let mut seen = seen?;
-        self.figures(&mut seen, &guest).await?;
-        let Seen { machine, memory, vcpus, host, balloon: _ } = seen;
-        Ok(Observed { at: self.now(), machine, memory, vcpus, guest, host, pending: Vec::new() })
+        observed(&self.monitor, &mut self.lasting, &mut self.reach, &self.clock).await
     }
 
     async fn look(&mut self, look: &Look) -> Result<Sight, ObserveError> {

@@ -17,7 +17,7 @@ use crate::guest::facts::{self, BLOCKS, VCPUS};
 use crate::guest::reach::{Mute, Reach};
 
 /// Answers a look. `changed` is when the last act was sent: older figures of a balloon driver say nothing of it.
-pub(super) async fn look(
+pub(crate) async fn look(
     monitor: &Monitor,
     reach: &mut Reach,
     look: &Look,
@@ -158,7 +158,7 @@ async fn vcpus(reach: &mut Reach) -> GuestView<Vec<scale::observed::GuestVcpu>> 
 
 async fn is_plugged(monitor: &Monitor, id: &str) -> Result<bool, ObserveError> {
     let cpus: Option<Vec<HotpluggableCpu>> = monitor.ask_if("query-hotpluggable-cpus", Value::Null).await?;
-    let slots = replies::vcpu_slots(cpus.unwrap_or_default(), &[])?;
+    let slots = replies::vcpu_slots(cpus.unwrap_or_default(), &[], monitor.manager())?;
     Ok(slots.iter().any(|slot| matches!(&slot.state, VcpuState::Device(device) if device == id)))
 }
 

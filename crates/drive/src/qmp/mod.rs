@@ -19,18 +19,18 @@ use tokio::time::timeout;
 use crate::wire::socket::{Inlet, dial};
 use crate::wire::{DialError, Ends, Frame, Framer, command_line};
 
-mod act;
+pub(crate) mod act;
 mod backends;
-mod balloon;
+pub(crate) mod balloon;
 mod cmdline;
-mod driver;
+pub(crate) mod driver;
 mod events;
 mod link;
-mod look;
+pub(crate) mod look;
 pub mod message;
-mod monitor;
+pub(crate) mod monitor;
 pub mod news;
-mod observe;
+pub(crate) mod observe;
 mod replies;
 
 pub use driver::{OpenError, QmpMachine};
@@ -129,6 +129,14 @@ pub enum QmpError {
         command: String,
         /// How long was waited.
         after: Duration,
+    },
+    /// libvirt, which holds the monitor, did not put the command to QEMU.
+    #[error("libvirt did not put {command} to QEMU: {why}")]
+    Withheld {
+        /// The command.
+        command: String,
+        /// Why, in libvirt's words.
+        why: String,
     },
     /// The connection has ended. The command may have been carried out.
     #[error("the connection to QEMU ended during {command}: {why}")]

@@ -1,58 +1,122 @@
-//! The monitor as the driver asks it: typed answers within one limit, and a "no" told apart from silence. It knows no
-//! command by name.
+//! The monitor as drivers ask it: typed answers within one limit, and a "no" told apart from silence. Questions go to
+//! QEMU itself or, where libvirt holds the monitor, through libvirt; it knows hardly any command by name.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use scale::observed::Manager;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Qmp, QmpError};
+use super::{Qmp, QmpError, Version};
+#[cfg(feature = "libvirt")]
+use crate::libvirt::Passthrough;
 use crate::wire::shown;
-use crate::{ApplyError, ObserveError};
+use crate::{ApplyError, ObserveError, host};
 
 /// A monitor and how long it may take to answer.
 #[derive(Debug)]
-pub(super) struct Monitor {
-    pub(super) qmp: Qmp,
+pub(crate) struct Monitor {
+    line: Line,
     limit: Duration,
 }
 
+/// How the monitor is reached.
+#[derive(Debug)]
+pub(crate) enum Line {
+    /// Over a socket of ours.
+    Qmp(Qmp),
+    /// Through libvirt, for questions alone.
+    #[cfg(feature = "libvirt")]
+    Libvirt(Passthrough),
+}
+
 impl Monitor {
-    pub(super) fn new(qmp: Qmp, limit: Duration) -> Monitor {
-        Monitor { qmp, limit }
+    pub(crate) fn new(line: Line, limit: Duration) -> Monitor {
+        Monitor { line, limit }
+    }
+
+    /// Who keeps the machine.
+    pub(crate) fn manager(&self) -> Manager {
+        match &self.line {
+            Line::Qmp(_) => Manager::Nobody,
+            #[cfg(feature = "libvirt")]
+            Line::Libvirt(_) => Manager::Libvirt,
+        }
+    }
+
+    /// QEMU's version.
+    pub(crate) fn version(&self) -> &Version {
+        match &self.line {
+            Line::Qmp(qmp) => qmp.version(),
+            #[cfg(feature = "libvirt")]
+            Line::Libvirt(passthrough) => passthrough.version(),
+        }
+    }
+
+    /// The QEMU process, where it is one of this host's that can be told.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match &self.line {
+            Line::Qmp(qmp) => qmp.peer_pid().and_then(host::qemu),
+            #[cfg(feature = "libvirt")]
+            Line::Libvirt(passthrough) => passthrough.pid(),
+        }
+    }
+
+    async fn execute(&self, command: &str, arguments: Value, limit: Duration) -> Result<Value, QmpError> {
+        match &self.line {
+            Line::Qmp(qmp) => qmp.execute(command, arguments, limit).await,
+            #[cfg(feature = "libvirt")]
+            Line::Libvirt(passthrough) => passthrough.execute(command, arguments, limit).await,
+        }
+    }
+
+    /// Has the balloon at `path` ask its guest for figures every `seconds`. False where that cannot be.
+    pub(crate) async fn poll_balloon(&self, path: &str, seconds: u16) -> Result<bool, ObserveError> {
+        match &self.line {
+            Line::Qmp(_) => {
+                let set =
+                    json!({ "path": path, "property": "guest-stats-polling-interval", "value": seconds });
+                Ok(self.ask_if::<Value>("qom-set", set).await?.is_some())
+            }
+            #[cfg(feature = "libvirt")]
+            Line::Libvirt(passthrough) => Ok(passthrough.poll_balloon(seconds, self.limit).await),
+        }
     }
 
     /// What QEMU answers; a refusal is an error.
-    pub(super) async fn ask<T: DeserializeOwned>(
+    pub(crate) async fn ask<T: DeserializeOwned>(
         &self,
         command: &str,
         arguments: Value,
     ) -> Result<T, ObserveError> {
-        let answer = self.qmp.execute(command, arguments, self.limit).await;
+        let answer = self.execute(command, arguments, self.limit).await;
         read(command, answer.map_err(|error| ObserveError::Unreachable(error.to_string()))?)
     }
 
     /// What QEMU answers; nothing where it refuses: an older QEMU, a machine without such a thing.
-    pub(super) async fn ask_if<T: DeserializeOwned>(
+    pub(crate) async fn ask_if<T: DeserializeOwned>(
         &self,
         command: &str,
         arguments: Value,
     ) -> Result<Option<T>, ObserveError> {
-        match self.qmp.execute(command, arguments, self.limit).await {
+        match self.execute(command, arguments, self.limit).await {
             Ok(answer) => read(command, answer).map(Some),
             Err(QmpError::Refused { .. }) => Ok(None),
-            Err(error @ (QmpError::TimedOut { .. } | QmpError::Closed { .. } | QmpError::Garbled { .. })) => {
-                Err(ObserveError::Unreachable(error.to_string()))
-            }
+            Err(
+                error @ (QmpError::TimedOut { .. }
+                | QmpError::Withheld { .. }
+                | QmpError::Closed { .. }
+                | QmpError::Garbled { .. }),
+            ) => Err(ObserveError::Unreachable(error.to_string())),
         }
     }
 
     /// The value of an object's property; nothing where there is no such object or property.
-    pub(super) async fn property<T: DeserializeOwned>(
+    pub(crate) async fn property<T: DeserializeOwned>(
         &self,
         path: &str,
         property: &str,
@@ -68,9 +132,10 @@ impl Monitor {
         until: Instant,
     ) -> Result<(), ApplyError> {
         let limit = until.saturating_duration_since(Instant::now());
-        match self.qmp.execute(command, arguments, limit).await {
+        match self.execute(command, arguments, limit).await {
             Ok(_) => Ok(()),
             Err(QmpError::Refused { desc, .. }) => Err(ApplyError::Refused(desc)),
+            Err(error @ QmpError::Withheld { .. }) => Err(ApplyError::Refused(error.to_string())),
             Err(error @ (QmpError::TimedOut { .. } | QmpError::Closed { .. } | QmpError::Garbled { .. })) => {
                 Err(ApplyError::Unknown(error.to_string()))
             }

@@ -1,9 +1,7 @@
 //! Everything there is to know of a machine, asked of QEMU in at most two exchanges: one for all that has a name, one
 //! for what the first named (the balloon's figures, and once the boot memory's backing). It changes nothing.
 
-use scale::observed::{
-    Accel, Backing, Balloon, DimmKind, Host, Machine, Manager, Memory, Node, Vcpus, Version,
-};
+use scale::observed::{Accel, Backing, Balloon, DimmKind, Host, Machine, Memory, Node, Vcpus, Version};
 use scale::units::Bytes;
 use serde_json::{Value, json};
 
@@ -19,18 +17,18 @@ use crate::{ObserveError, host};
 
 /// QEMU's side of an observation, and the host's.
 #[derive(Debug)]
-pub(super) struct Seen {
-    pub(super) machine: Machine,
-    pub(super) memory: Memory,
-    pub(super) vcpus: Vcpus,
-    pub(super) host: Host,
+pub(crate) struct Seen {
+    pub(crate) machine: Machine,
+    pub(crate) memory: Memory,
+    pub(crate) vcpus: Vcpus,
+    pub(crate) host: Host,
     /// Where the balloon is among QEMU's objects.
-    pub(super) balloon: Option<String>,
+    pub(crate) balloon: Option<String>,
 }
 
 /// What does not change while QEMU runs: asked once.
 #[derive(Debug)]
-pub(super) struct Lasting {
+pub(crate) struct Lasting {
     name: Option<String>,
     uuid: Option<String>,
     kind: String,
@@ -67,7 +65,7 @@ struct Current {
 pub(super) type Peripheral = (&'static str, Property);
 
 /// Looks at the machine and the host.
-pub(super) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> Result<Seen, ObserveError> {
+pub(crate) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> Result<Seen, ObserveError> {
     let (lasting, current) = match known.take() {
         Some(lasting) => (lasting, current(monitor).await?),
         None => tokio::try_join!(lasting(monitor), current(monitor))?,
@@ -105,7 +103,7 @@ pub(super) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> R
 
     let (boot, ceiling, slots) = limits(lasting, current.base.base_memory, &current.ospm);
     let vcpus = Vcpus {
-        slots: replies::vcpu_slots(current.cpus.unwrap_or_default(), &current.ospm)?,
+        slots: replies::vcpu_slots(current.cpus.unwrap_or_default(), &current.ospm, monitor.manager())?,
         removed_before: replies::vcpu_removed_before(&current.ospm),
     };
     let page = page_of(&backing);
@@ -140,7 +138,7 @@ fn nodes(numa: &str, memory: &Memory) -> Vec<Node> {
 }
 
 fn machine(monitor: &Monitor, lasting: &Lasting, state: String, busy: Vec<String>) -> Machine {
-    let version = monitor.qmp.version();
+    let version = monitor.version();
     let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     Machine {
         name: lasting.name.clone(),
@@ -151,7 +149,7 @@ fn machine(monitor: &Monitor, lasting: &Lasting, state: String, busy: Vec<String
         accel: lasting.accel,
         state,
         busy,
-        manager: Manager::Nobody,
+        manager: monitor.manager(),
     }
 }
 
@@ -199,7 +197,7 @@ async fn lasting(monitor: &Monitor) -> Result<Lasting, ObserveError> {
         monitor.property::<String>(machine, "memory-backend"),
         monitor.property::<u64>(machine, "device-memory-region-size"),
     )?;
-    let pid = monitor.qmp.peer_pid().and_then(host::qemu);
+    let pid = monitor.pid();
     let line = CommandLine::parse(&pid.map(host::command_line).unwrap_or_default());
     let kind = kind.unwrap_or_default();
     Ok(Lasting {

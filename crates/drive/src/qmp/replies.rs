@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use scale::observed::{Dimm, DimmKind, Node, Ost, VcpuProps, VcpuSlot, VcpuState, VirtioMem};
+use scale::observed::{Dimm, DimmKind, Manager, Node, Ost, VcpuProps, VcpuSlot, VcpuState, VirtioMem};
 use scale::units::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -222,6 +222,7 @@ impl OspmStatus {
 pub(super) fn vcpu_slots(
     list: Vec<HotpluggableCpu>,
     ospm: &[OspmStatus],
+    manager: Manager,
 ) -> Result<Vec<VcpuSlot>, ObserveError> {
     let list = bounded("query-hotpluggable-cpus", list)?;
     let places = list.len();
@@ -244,7 +245,15 @@ pub(super) fn vcpu_slots(
         let number = (places - 1 - at).to_string();
         let word = ospm.iter().find(|word| word.is_cpu() && word.slot == number);
         let ost = word.and_then(OspmStatus::ost);
-        slots.push(VcpuSlot { driver: cpu.driver, count: cpu.vcpus_count, props, state, name: None, ost });
+        // libvirt numbers vCPUs as the machine does, and calls a device by the first that it holds
+        // (qemuDomainRefreshVcpuInfo and qemuBuildHotpluggableCPUProps, 9.0 and 11.3).
+        let name = match manager {
+            Manager::Nobody => None,
+            Manager::Libvirt => {
+                Some(format!("vcpu{}", (places - 1 - at) as u64 * u64::from(cpu.vcpus_count)))
+            }
+        };
+        slots.push(VcpuSlot { driver: cpu.driver, count: cpu.vcpus_count, props, state, name, ost });
     }
     slots.sort_by_key(|slot| slot.props);
     Ok(slots)
