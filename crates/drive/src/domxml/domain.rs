@@ -105,6 +105,21 @@ pub struct Vcpus {
     pub current: u32,
     /// `<vcpus>`, where it is written; it then decides, and not `current=''`.
     pub each: Vec<Vcpu>,
+    /// `<cputune>`: how much of the host's processors they get.
+    pub tune: CpuTune,
+}
+
+/// What `<cputune>` grants to vCPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CpuTune {
+    /// Their weight against other machines.
+    pub shares: Option<u64>,
+    /// The length of an accounting period, in microseconds.
+    pub period: Option<u64>,
+    /// How many microseconds each vCPU may run in a period; negative is no limit.
+    pub quota: Option<i64>,
+    /// How many vCPUs are pinned by `<vcpupin>`. A vCPU that is plugged later and has none floats.
+    pub pinned: u32,
 }
 
 /// One vCPU of a `<vcpus>` list.

@@ -9,7 +9,7 @@ mod devices;
 pub(super) use devices::AGENT;
 
 use super::document::{BadXml, Document, at, attribute, child, children, content, content_of, is_yes};
-use super::domain::{Backing, Domain, HugePages, MaxMemory, Memory, MemoryDevice, Vcpu, Vcpus};
+use super::domain::{Backing, CpuTune, Domain, HugePages, MaxMemory, Memory, MemoryDevice, Vcpu, Vcpus};
 use super::machine::Machine;
 use super::units::read_amount;
 use crate::domxml::cpuset::CpuSet;
@@ -157,7 +157,17 @@ fn vcpus(root: Node<'_, '_>) -> Result<Vcpus, BadXml> {
     if current == 0 || current > max {
         return Err(bad(&current.to_string(), "the present number must be between 1 and the ceiling"));
     }
-    Ok(Vcpus { max, current, each })
+    Ok(Vcpus { max, current, each, tune: child(root, "cputune").map(tune).unwrap_or_default() })
+}
+
+fn tune(node: Node<'_, '_>) -> CpuTune {
+    let number = |name| content_of(node, name).and_then(|text| plain(&text));
+    CpuTune {
+        shares: number("shares"),
+        period: number("period"),
+        quota: content_of(node, "quota").and_then(|text| text.parse().ok()),
+        pinned: u32::try_from(children(node, "vcpupin").count()).unwrap_or(u32::MAX),
+    }
 }
 
 fn machine(root: Node<'_, '_>) -> Machine {

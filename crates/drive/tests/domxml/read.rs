@@ -131,6 +131,8 @@ fn what_backs_memory_is_read() {
     );
     assert!(shared.backing.immediate && shared.backing.discard);
     assert_eq!(shared.hard_limit, Some(Bytes::gib(3)));
+    let tune = domain("memfd-shared").vcpus.tune;
+    assert_eq!((tune.shares, tune.period, tune.quota, tune.pinned), (Some(2048), Some(100_000), Some(-1), 1));
     let unlimited = text("memfd-shared").replace("unit='GiB'>3<", "unit='KiB'>9007199254740991<");
     assert_eq!(Domain::parse(&unlimited).unwrap().memory.hard_limit, None);
 }

@@ -87,6 +87,18 @@ fn a_ceiling_must_leave_room() {
 }
 
 #[test]
+fn a_dimm_at_a_fixed_address_must_stay_where_dimms_are() {
+    let here = text("dimms");
+    let amd = HostLimits { amd: true, address_bits: Some(46), ..HostLimits::default() };
+    assert!(prepare(&here, &memory(900, 16), &amd).is_ok());
+    // All memory above 4 GiB moves to 1 TiB.
+    let said = refused_on(&amd, &here, &memory(1024, 16));
+    assert_says(&said, &["fixed at the address 0x100000000", "from 0x10000000000", "take base=''"]);
+    let low = here.replace("base='0x100000000'", "base='0xc0000000'");
+    assert_says(&refused_on(&amd, &low, &memory(64, 16)), &["fixed at the address 0xc0000000"]);
+}
+
+#[test]
 fn a_number_of_vcpus_that_cannot_be_is_refused_with_those_that_can() {
     assert_says(&refused("topology", &vcpus(9)), &["4 vCPUs per socket", "ask for 8 or 12"]);
     assert_says(&refused("topology-dies", &vcpus(25)), &["12 vCPUs per socket", "ask for 24 or 36"]);

@@ -142,6 +142,29 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn a_description_with_a_piece_taken_out_or_doubled_is_prepared_whole_or_refused(
+        which in any::<prop::sample::Index>(), from in any::<prop::sample::Index>(), to in any::<prop::sample::Index>(),
+        doubled in any::<bool>(), want in wish(), host in host(),
+    ) {
+        let all = all();
+        let text = &all[which.index(all.len())].text;
+        // Between two tags, so that what comes out is often still XML.
+        let tags: Vec<usize> = text.match_indices('<').map(|(place, _)| place).collect();
+        let (from, to) = (tags[from.index(tags.len())], tags[to.index(tags.len())]);
+        let (from, to) = (from.min(to), from.max(to));
+        let (head, tail) = if doubled { (&text[..to], &text[from..]) } else { (&text[..from], &text[to..]) };
+        let text = format!("{head}{tail}");
+        let Ok(done) = prepare(&text, &want, &host) else { return Ok(()) };
+        assert_has(&Domain::parse(&done.xml).unwrap(), &want);
+        let again = prepare(&done.xml, &want, &host).unwrap_or_else(|e| panic!("{e}\n{}", done.xml));
+        prop_assert!(again.is_unchanged(), "{}", again.diff);
+    }
+}
+
 /// What must be the same before and after.
 trait Metadata {
     fn metadata(&self) -> (&str, Option<&str>, Option<&str>, &[String]);

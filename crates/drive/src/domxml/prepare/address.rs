@@ -7,6 +7,7 @@
 use super::{Case, HostLimits, Obstacle, Prepare};
 use crate::domxml::domain::{AddressBits, Domain, MaxMemory, MemoryModel};
 use crate::domxml::machine::Board;
+use crate::domxml::units::as_attached;
 use scale::units::Bytes;
 
 const GIB: u64 = 1 << 30;
@@ -51,7 +52,7 @@ pub fn address_space(domain: &Domain, host: &HostLimits) -> Option<AddressSpace>
 
 /// The addresses of the machine with such a ceiling; nothing for architectures where QEMU does not look at them.
 pub(super) fn space(case: &Case<'_>, max: MaxMemory) -> Option<AddressSpace> {
-    let boot = case.domain.memory.boot.get();
+    let boot = as_attached(case.domain.memory.boot, false).get();
     let slots = u64::from(max.slots.unwrap_or(0));
     let hotplug = max.size.get().saturating_sub(boot).saturating_add(slots * GIB);
     let (bits, whose) = bits(case);
@@ -77,11 +78,21 @@ pub(super) fn space(case: &Case<'_>, max: MaxMemory) -> Option<AddressSpace> {
     Some(AddressSpace { devices, end, bits, whose })
 }
 
-/// Refuses a ceiling that the guest's CPU cannot reach, with the ceilings that it could.
+/// Refuses a ceiling that the guest's CPU cannot reach, with the ceilings that it could, and one with which a DIMM that
+/// has a fixed address would be outside of the memory for hot-plug.
 pub(super) fn check(case: &Case<'_>, max: MaxMemory, obstacles: &mut Vec<Obstacle>) {
-    let Some(space) = space(case, max).filter(|space| !space.fits()) else {
+    let Some(space) = space(case, max) else {
         return;
     };
+    for device in &case.domain.memory_devices {
+        let Some(base) = device.slot.and_then(|slot| slot.base) else { continue };
+        if base < space.devices || base.saturating_add(device.size.get()) > space.end {
+            obstacles.push(Obstacle::DeviceAddress { base, from: space.devices, end: space.end });
+        }
+    }
+    if space.fits() {
+        return;
+    }
     obstacles.push(Obstacle::AddressSpace {
         end: Bytes::new(space.end).round_up(Bytes::gib(1)),
         reach: Bytes::new(space.reach()),

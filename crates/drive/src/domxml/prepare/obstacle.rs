@@ -227,6 +227,19 @@ pub enum Obstacle {
         /// What would fit.
         way_out: String,
     },
+    /// A DIMM whose fixed address would no longer be one for DIMMs.
+    #[error(
+        "a DIMM is fixed at the address {base:#x}, and with this ceiling memory is plugged from {from:#x} to {end:#x}; take \
+         base='' out of its <address>, and QEMU finds it a place"
+    )]
+    DeviceAddress {
+        /// Where it is.
+        base: u64,
+        /// Where memory for hot-plug would begin.
+        from: u64,
+        /// Where the guest's addresses would end.
+        end: u64,
+    },
     /// An agent channel that libvirt does not use.
     #[error(
         "the guest agent's channel is of type '{kind}', and libvirt speaks to agents over type 'unix' only; change it"
