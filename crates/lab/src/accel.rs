@@ -7,6 +7,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,49 @@ impl Accel {
             Accel::Tcg => "max",
         }
     }
+}
+
+/// What Linux must be told where its CPUs and its timers are emulated on a host that is short of time.
+///
+/// - A hot-plugged vCPU's clock starts elsewhere than the others' and Linux would stop to trust the TSC; with it
+///   declared reliable, a new vCPU is online in a fraction of a second (seen with QEMU 7.2 and Linux 6.1).
+/// - `check_timer` counts timer interrupts in a busy loop, sees too few, and panics ("IO-APIC + timer doesn't work!").
+///   Linux leaves it out by itself under KVM (arch/x86/kernel/kvm.c sets `no_timer_check`).
+/// - The TSC is measured against timers at boot, and comes out wrong by up to some hundred percent; then a guest's minute
+///   is a third of one. QEMU hands the host's TSC through (`cpu_get_host_ticks`), so the host can tell its pace.
+pub(crate) fn emulated_clocks() -> String {
+    let told = "tsc=reliable clocksource=tsc no_timer_check";
+    match tsc_khz() {
+        Some(khz) => format!("{told} tsc_early_khz={khz}"),
+        None => told.to_owned(),
+    }
+}
+
+/// The pace of the host's TSC: the middle of a few short measurements, since any of them may be interrupted.
+fn tsc_khz() -> Option<u64> {
+    static PACE: OnceLock<Option<u64>> = OnceLock::new();
+    *PACE.get_or_init(|| {
+        let mut paces = [(); 5].map(|()| {
+            let (since, from) = (Instant::now(), ticks()?);
+            thread::sleep(Duration::from_millis(10));
+            let (took, ticks) = (since.elapsed(), ticks()?.checked_sub(from)?);
+            u64::try_from(u128::from(ticks) * 1_000_000 / took.as_nanos().max(1)).ok()
+        });
+        paces.sort_unstable();
+        paces[2].filter(|khz| *khz > 0)
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code, reason = "the instruction has no safe form")]
+fn ticks() -> Option<u64> {
+    // SAFETY: every x86-64 CPU has the instruction, and Linux lets programs use it.
+    Some(unsafe { std::arch::x86_64::_rdtsc() })
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn ticks() -> Option<u64> {
+    None
 }
 
 fn boots(qemu: &Qemu, image: &Image, dir: &std::path::Path) -> Result<bool> {

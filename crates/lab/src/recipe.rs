@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Result, anyhow};
 use scale::units::Bytes;
 
-use crate::accel::Accel;
+use crate::accel::{Accel, emulated_clocks};
 use crate::cache::Cache;
 use crate::image::Image;
 use crate::libvirt::Libvirt;
@@ -212,7 +212,7 @@ impl Recipe {
         self.size(&mut qemu);
         qemu.arg("-kernel").arg(parts.image.kernel());
         qemu.arg("-initrd").arg(parts.image.initrd(self.onlining == Onlining::Udev));
-        qemu.arg("-append").arg(self.kernel_line());
+        qemu.arg("-append").arg(self.kernel_line(parts.accel));
 
         for (id, socket) in [("qmp", place::QMP), ("lab", place::LAB_QMP)] {
             qemu.arg("-chardev").arg(socket_chardev(id, &at(socket)));
@@ -262,10 +262,13 @@ impl Recipe {
         }
     }
 
-    /// Under TCG a hot-plugged vCPU's clock starts elsewhere than the others' and Linux would stop to trust the TSC;
-    /// with it declared reliable, a new vCPU is online in a fraction of a second.
-    fn kernel_line(&self) -> String {
-        let mut words = vec!["console=ttyS0", "tsc=reliable", "clocksource=tsc", "loglevel=5"];
+    /// The kernel's command line.
+    fn kernel_line(&self, accel: Accel) -> String {
+        let clocks = match accel {
+            Accel::Kvm => String::new(),
+            Accel::Tcg => emulated_clocks(),
+        };
+        let mut words = vec!["console=ttyS0", "loglevel=5", &clocks];
         match self.onlining {
             Onlining::Nobody => {}
             Onlining::Udev => words.push("lab_udev=1"),

@@ -1,6 +1,6 @@
 //! Each kind of guest is what its recipe says, on both boards.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use drive::guest::Agent as AgentClient;
@@ -41,12 +41,18 @@ async fn new_blocks(guest: &Machine, boot: usize, count: usize, online: bool) ->
     .await
 }
 
+/// For how many seconds the guest's kernel says that it runs.
+async fn uptime(guest: &Machine) -> f64 {
+    guest.shell("cut -d ' ' -f 1 /proc/uptime").await.unwrap().ok().unwrap().parse().unwrap()
+}
+
 #[tokio::test]
 async fn where_nobody_onlines_plugged_memory_stays_offline() {
     for recipe in boards() {
         let guest = recipe.memory(Bytes::mib(256)).boot().await.unwrap();
         let witness = guest.witness();
         let service = guest.watch_service();
+        let (since, uptime) = (Instant::now(), uptime(&guest).await);
         let (total, blocks) = (witness.mem_total().await.unwrap(), witness.blocks().await.unwrap().len());
         assert_eq!(witness.block_size().await.unwrap(), Bytes::mib(128));
         assert_eq!(witness.nproc().await.unwrap(), 1);
@@ -68,6 +74,10 @@ async fn where_nobody_onlines_plugged_memory_stays_offline() {
         let touched = witness.touch(Bytes::mib(160)).await.unwrap();
         assert!(witness.intact(&touched).await.unwrap());
         witness.release(touched).await.unwrap();
+
+        let took = self::uptime(&guest).await - uptime;
+        let pace = took / since.elapsed().as_secs_f64();
+        assert!((0.8..1.2).contains(&pace), "a second of ours is {pace} of the guest's");
 
         let report = service.finish().await;
         assert_eq!((report.lost, report.answered), (0, report.asked), "{report:?}");

@@ -58,7 +58,7 @@ impl Recipe {
             machine = self.board.name(),
             kernel = path(&parts.image.kernel()),
             initrd = path(&parts.image.initrd(self.onlining == Onlining::Udev)),
-            line = escaped(&self.kernel_line()),
+            line = escaped(&self.kernel_line(parts.accel)),
             numa = self.nodes(cores),
             emulator = path(&parts.qemu.installed()),
             console = at(place::CONSOLE),
