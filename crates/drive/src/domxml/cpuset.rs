@@ -61,9 +61,9 @@ impl CpuSet {
         self.0.contains(&cpu)
     }
 
-    /// Puts `cpu` in.
-    pub fn insert(&mut self, cpu: u32) {
-        self.0.insert(cpu);
+    /// Puts `cpu` in; true if it was not there before.
+    pub fn insert(&mut self, cpu: u32) -> bool {
+        self.0.insert(cpu)
     }
 
     /// The CPUs, lowest first.

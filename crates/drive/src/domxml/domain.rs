@@ -103,7 +103,7 @@ pub struct Vcpus {
     pub max: u32,
     /// How many are there, at boot or now.
     pub current: u32,
-    /// `<vcpus>`, where it is written; it then decides, and not `current=''`.
+    /// `<vcpus>`, where it is written, by id; it then decides, and not `current=''`.
     pub each: Vec<Vcpu>,
     /// `<cputune>`: how much of the host's processors they get.
     pub tune: CpuTune,

@@ -41,6 +41,8 @@ pub(super) fn domain(document: &Document<'_>) -> Result<Domain, BadXml> {
     let root = document.root();
     let devices = child(root, "devices");
     let cpu = cpu::read(root)?;
+    let vcpus = vcpus(root)?;
+    cpu::check_cells(&cpu, vcpus.max)?;
     let memory_devices = devices::memory(document)?;
     let boot_of_cells = (!cpu.cells.is_empty()).then(|| cpu.cells.iter().map(|cell| cell.memory).sum());
     Ok(Domain {
@@ -50,7 +52,7 @@ pub(super) fn domain(document: &Document<'_>) -> Result<Domain, BadXml> {
         uuid: content_of(root, "uuid"),
         os: os_of(root),
         memory: memory(root, boot_of_cells, &memory_devices)?,
-        vcpus: vcpus(root)?,
+        vcpus,
         cpu,
         machine: machine(root),
         memory_devices,

@@ -100,8 +100,23 @@ fn cells_are_ordered_by_id_and_may_have_no_cpus() {
     assert_eq!(cells("numa-partial"), ["0:0:1 GiB", "1:1:1 GiB"]);
     assert_eq!(cells("numa-cpuless"), ["0:0:1 GiB", "1::1 GiB", "2:1-2:1 GiB"]);
     assert_eq!(domain("numa-caret").cpu.cells[0].cpus, CpuSet::read("0,1,3").unwrap());
-    let twice = text("numa-two").replace("id='1' cpus", "id='0' cpus");
-    assert!(matches!(Domain::parse(&twice), Err(BadXml::Value { .. })));
+    let refused = |from: &str, to: &str| {
+        let said = Domain::parse(&text("numa-two").replace(from, to));
+        assert!(matches!(said, Err(BadXml::Value { .. })), "{said:?}");
+    };
+    refused("id='1' cpus", "id='0' cpus");
+    refused("cpus='2-3'", "cpus='1-3'");
+    refused("cpus='2-3'", "cpus='2-4'");
+}
+
+#[test]
+fn more_cells_or_memory_devices_than_qemu_has_are_refused() {
+    let cells = "<cell memory='1'/>".repeat(129);
+    let many = text("numa-two").replace("<numa>", &format!("<numa>{cells}"));
+    assert_eq!(Domain::parse(&many), Err(BadXml::TooIntricate));
+    let devices = "<memory model='dimm'><target><size>1</size></target></memory>".repeat(1025);
+    let many = text("plain-pc").replace("<devices>", &format!("<devices>{devices}"));
+    assert_eq!(Domain::parse(&many), Err(BadXml::TooIntricate));
 }
 
 #[test]

@@ -118,7 +118,9 @@ fn covered(case: &Case<'_>, max: u32) -> Vec<CpuSet> {
     for (turn, cell) in takers.iter().enumerate() {
         let share = chunks / takers.len() + usize::from(turn < chunks % takers.len());
         let (mine, others) = rest.split_at((share * unit).min(rest.len()));
-        mine.iter().for_each(|cpu| cells[*cell].insert(*cpu));
+        for cpu in mine {
+            cells[*cell].insert(*cpu);
+        }
         rest = others;
     }
     cells
@@ -192,17 +194,17 @@ impl Goal {
         let has = &case.domain.vcpus;
         let removable = case.want.removable_vcpus;
         let listed = child(root, "vcpus");
+        let entry =
+            |id: u32| has.each.binary_search_by_key(&id, |vcpu| vcpu.id).ok().map(|place| has.each[place]);
         let mut freed = 0;
         for node in listed.into_iter().flat_map(|list| children(list, "vcpu")) {
-            let id = attribute(node, "id");
-            let vcpu =
-                has.each.iter().find(|vcpu| id.as_deref().is_some_and(|id| id.trim() == vcpu.id.to_string()));
+            let vcpu = attribute(node, "id").and_then(|id| id.trim().parse().ok()).and_then(entry);
             if removable && vcpu.is_some_and(|vcpu| vcpu.enabled && !vcpu.hotpluggable && vcpu.id > 0) {
                 edits.set_attribute(node, "hotpluggable", "yes");
                 freed += 1;
             }
         }
-        let unlisted = |id: &u32| !has.each.iter().any(|vcpu| vcpu.id == *id);
+        let unlisted = |id: &u32| entry(*id).is_none();
         let mut new = Vec::new();
         for id in (0..self.max).filter(unlisted) {
             let enabled = has.each.is_empty() && id < has.current;

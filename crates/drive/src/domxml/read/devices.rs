@@ -8,10 +8,16 @@ use roxmltree::Node;
 /// The name that the guest agent's channel has in the guest.
 pub(crate) const AGENT: &str = "org.qemu.guest_agent.0";
 
+/// QEMU has 256 slots, and a machine few buses for other memory devices.
+const MOST_DEVICES: usize = 1024;
+
 pub(super) fn memory(document: &Document<'_>) -> Result<Vec<MemoryDevice>, BadXml> {
     let Some(devices) = child(document.root(), "devices") else {
         return Ok(Vec::new());
     };
+    if children(devices, "memory").nth(MOST_DEVICES).is_some() {
+        return Err(BadXml::TooIntricate);
+    }
     children(devices, "memory").map(|node| memory_device(node, document.text())).collect()
 }
 
