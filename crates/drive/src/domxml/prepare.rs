@@ -36,7 +36,7 @@ pub struct Prepare {
     pub slots: Option<u32>,
     /// The ceiling of vCPUs. The number at boot stays.
     pub max_vcpus: Option<u32>,
-    /// Whether the vCPUs that are there at boot, save the first, can be taken away too.
+    /// Whether the vCPUs that are there at boot, save the first (on ppc64: the first core), can be taken away too.
     pub removable_vcpus: bool,
     /// A virtio-mem device.
     pub virtio_mem: Option<VirtioMem>,

@@ -175,6 +175,16 @@ fn vcpus_at_boot_become_removable_on_request_save_the_first() {
 }
 
 #[test]
+fn a_core_of_ppc64_is_removable_as_a_whole_or_not_at_all() {
+    let want = Prepare { removable_vcpus: true, ..Prepare::default() };
+    let both = text("ppc64").replace("<vcpu current='8'>16", "<vcpu>16");
+    let done = prepare(&both, &want, &HostLimits::default()).unwrap_or_else(|e| panic!("{e}"));
+    let vcpus = Domain::parse(&done.xml).unwrap().vcpus.each;
+    assert_eq!(vcpus.len(), 16);
+    assert!(vcpus.iter().all(|vcpu| vcpu.enabled && vcpu.hotpluggable == (vcpu.id >= 8)), "{vcpus:?}");
+}
+
+#[test]
 fn the_topology_grows_by_sockets_and_for_windows_by_cores() {
     let sockets = prepared("topology", &vcpus(12));
     assert!(changed(&sockets).contains(&"+<topology sockets='3' cores='2' threads='2'/>".to_owned()));

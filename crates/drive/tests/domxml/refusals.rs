@@ -51,6 +51,8 @@ fn boards_and_hypervisors_that_cannot_grow_are_refused() {
     assert_says(&refused("riscv64", &memory(4, 16)), &["riscv64", "x86_64, aarch64"]);
     assert_says(&refused("xen", &memory(4, 16)), &["type 'xen'", "kvm and qemu"]);
     assert_says(&refused("aarch64", &vcpus(8)), &["no vCPUs into machines of aarch64"]);
+    let removable = Prepare { removable_vcpus: true, ..Prepare::default() };
+    assert_says(&refused("aarch64", &removable), &["no vCPUs into machines of aarch64"]);
     assert_says(&refused("s390x", &memory(4, 16)), &["virtio-mem only", "no memory slots"]);
 }
 

@@ -76,7 +76,9 @@ fn assert_has(domain: &Domain, want: &Prepare) {
         }
     }
     if want.removable_vcpus {
-        assert!(domain.vcpus.each.iter().all(|vcpu| vcpu.hotpluggable || vcpu.id == 0));
+        let ppc64 = domain.machine.arch.as_deref() == Some("ppc64le");
+        let fixed = domain.cpu.topology.filter(|_| ppc64).map_or(1, |topology| topology.threads);
+        assert!(domain.vcpus.each.iter().all(|vcpu| vcpu.hotpluggable || vcpu.id < fixed));
     }
     if let Some(asked) = want.virtio_mem {
         let device = domain

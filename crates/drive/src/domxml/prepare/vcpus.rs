@@ -27,6 +27,9 @@ pub(super) struct Goal {
 pub(super) fn goal(case: &Case<'_>, obstacles: &mut Vec<Obstacle>) -> Goal {
     let has = case.domain.vcpus.max;
     let max = case.want.max_vcpus.unwrap_or(has);
+    if case.arch == "aarch64" && (max > has || case.want.removable_vcpus) {
+        obstacles.push(Obstacle::ArmVcpus);
+    }
     let mut topology = case.domain.cpu.topology;
     if max < has {
         obstacles.push(Obstacle::FewerVcpus { has });
@@ -41,9 +44,6 @@ pub(super) fn goal(case: &Case<'_>, obstacles: &mut Vec<Obstacle>) -> Goal {
 }
 
 fn check_board(case: &Case<'_>, max: u32, obstacles: &mut Vec<Obstacle>) {
-    if case.arch == "aarch64" {
-        obstacles.push(Obstacle::ArmVcpus);
-    }
     let (most, why) = match (case.board, case.host.max_vcpus) {
         (Board::Pc, None) => (MOST_OF_PC, "that is all that the pc board has"),
         (_, Some(most)) => (most, "that is all that this host's QEMU gives such a machine"),
@@ -86,6 +86,13 @@ fn multiplied(
     } else {
         Topology { sockets: parts, ..topology }
     })
+}
+
+/// How many of the first vCPUs can never be taken away: the first, on ppc64 with all threads of its core, which libvirt
+/// wants to be treated alike (libvirt 9.0, `qemuProcessValidateHotpluggableVcpus`).
+fn fixed(case: &Case<'_>) -> u32 {
+    let threads = case.domain.cpu.topology.map_or(1, |topology| topology.threads);
+    if case.is_ppc64() { threads } else { 1 }
 }
 
 fn cells_of(domain: &Domain) -> Vec<CpuSet> {
@@ -192,14 +199,14 @@ impl Goal {
         said: &mut Said,
     ) {
         let has = &case.domain.vcpus;
-        let removable = case.want.removable_vcpus;
+        let removable = |id: u32| case.want.removable_vcpus && id >= fixed(case);
         let listed = child(root, "vcpus");
         let entry =
             |id: u32| has.each.binary_search_by_key(&id, |vcpu| vcpu.id).ok().map(|place| has.each[place]);
         let mut freed = 0;
         for node in listed.into_iter().flat_map(|list| children(list, "vcpu")) {
             let vcpu = attribute(node, "id").and_then(|id| id.trim().parse().ok()).and_then(entry);
-            if removable && vcpu.is_some_and(|vcpu| vcpu.enabled && !vcpu.hotpluggable && vcpu.id > 0) {
+            if vcpu.is_some_and(|vcpu| vcpu.enabled && !vcpu.hotpluggable && removable(vcpu.id)) {
                 edits.set_attribute(node, "hotpluggable", "yes");
                 freed += 1;
             }
@@ -208,7 +215,7 @@ impl Goal {
         let mut new = Vec::new();
         for id in (0..self.max).filter(unlisted) {
             let enabled = has.each.is_empty() && id < has.current;
-            let hotpluggable = !enabled || (removable && id > 0);
+            let hotpluggable = !enabled || removable(id);
             freed += u32::from(enabled && hotpluggable);
             let word = |yes| if yes { "yes" } else { "no" };
             new.push(
