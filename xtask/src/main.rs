@@ -18,7 +18,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask CHORE
 
-  setup          fetch what the build and the real guests of the tests need; silent when it is all there
+  setup          fetch what the tests and their real guests need; silent when it is all there
   demo           setup, then the main job on a real guest and a picture of it
   test [ARGS]    setup, then all tests; ARGS go to `cargo test`
   bench          setup, then measurements beside the least that could be done

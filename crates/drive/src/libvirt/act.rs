@@ -298,7 +298,8 @@ fn refused(error: CallError) -> ApplyError {
         CallError::Libvirt(error) => match error.code {
             // The connection broke while libvirt was at it.
             Code::Rpc | Code::System => ApplyError::Unknown(error.message),
-            Code::Internal
+            Code::NoLibrary
+            | Code::Internal
             | Code::NoSupport
             | Code::NoConnect
             | Code::InvalidArgument

@@ -117,7 +117,8 @@ fn refusal(command: &str, error: &Error, limit: Duration) -> Result<Refused, Age
         Code::AgentUnresponsive | Code::OperationTimeout | Code::Unsupported | Code::ConfigUnsupported => {
             Err(AgentError::Absent { why: why() })
         }
-        Code::NoSupport
+        Code::NoLibrary
+        | Code::NoSupport
         | Code::NoConnect
         | Code::InvalidArgument
         | Code::OperationFailed

@@ -13,6 +13,7 @@ use super::connection::Connection;
 use super::domain::Domain;
 use super::error::Error;
 use super::events::{Event, EventKind, Lifecycle, Sink};
+use super::library::lib;
 use super::raw::{done, lossy};
 
 /// A registered callback; deregistered when dropped.
@@ -35,7 +36,7 @@ pub(super) fn register(
     // once and after the last call of the callback; where it refuses, it is ours again.
     let id = unsafe {
         let id = match own(kind) {
-            Some((number, callback)) => sys::virConnectDomainEventRegisterAny(
+            Some((number, callback)) => (lib().virConnectDomainEventRegisterAny)(
                 connection.pointer(),
                 domain.pointer(),
                 number,
@@ -43,7 +44,7 @@ pub(super) fn register(
                 opaque,
                 Some(release),
             ),
-            None => sys::virConnectDomainQemuMonitorEventRegister(
+            None => (lib().virConnectDomainQemuMonitorEventRegister)(
                 connection.pointer(),
                 domain.pointer(),
                 ptr::null(),
@@ -68,7 +69,7 @@ impl Drop for Callback {
             unsafe {
                 match kind {
                     EventKind::Qemu => {
-                        sys::virConnectDomainQemuMonitorEventDeregister(connection.pointer(), id)
+                        (lib().virConnectDomainQemuMonitorEventDeregister)(connection.pointer(), id)
                     }
                     EventKind::Lifecycle
                     | EventKind::DeviceAdded
@@ -77,7 +78,9 @@ impl Drop for Callback {
                     | EventKind::MemoryDeviceSize
                     | EventKind::Balloon
                     | EventKind::Agent
-                    | EventKind::Tunable => sys::virConnectDomainEventDeregisterAny(connection.pointer(), id),
+                    | EventKind::Tunable => {
+                        (lib().virConnectDomainEventDeregisterAny)(connection.pointer(), id)
+                    }
                 }
             }
         };

@@ -13,6 +13,7 @@ use virt_sys as sys;
 
 use super::domain::Domain;
 use super::error::{Code, Error};
+use super::library::lib;
 use super::raw::{done, last_error, start, taken, text};
 use super::stats::{Params, StatsGroup};
 
@@ -101,9 +102,9 @@ impl Connection {
     /// Nothing answers there, or it does not let us in.
     pub fn open(uri: &str) -> Result<Self, Error> {
         let uri = text(uri)?;
-        start();
+        start()?;
         // SAFETY: the string lives during the call.
-        Self::opened(unsafe { sys::virConnectOpen(uri.as_ptr()) })
+        Self::opened(unsafe { (lib().virConnectOpen)(uri.as_ptr()) })
     }
 
     /// Connects for reading alone: libvirt's read-only socket needs no privilege where it is set up so.
@@ -112,9 +113,9 @@ impl Connection {
     /// As for [`Connection::open`].
     pub fn open_read_only(uri: &str) -> Result<Self, Error> {
         let uri = text(uri)?;
-        start();
+        start()?;
         // SAFETY: the string lives during the call.
-        Self::opened(unsafe { sys::virConnectOpenReadOnly(uri.as_ptr()) })
+        Self::opened(unsafe { (lib().virConnectOpenReadOnly)(uri.as_ptr()) })
     }
 
     fn opened(pointer: sys::virConnectPtr) -> Result<Self, Error> {
@@ -124,7 +125,7 @@ impl Connection {
         // SAFETY: the connection is open; what `opaque` points to is the library's until it calls `free_closed`, and
         // ours again where it refuses.
         unsafe {
-            let registered = sys::virConnectRegisterCloseCallback(
+            let registered = (lib().virConnectRegisterCloseCallback)(
                 pointer.as_ptr(),
                 Some(on_closed),
                 opaque,
@@ -152,7 +153,7 @@ impl Connection {
     /// libvirt does not say.
     pub fn uri(&self) -> Result<String, Error> {
         // SAFETY: the connection is open; the string is the caller's.
-        unsafe { taken(sys::virConnectGetURI(self.pointer())) }
+        unsafe { taken((lib().virConnectGetURI)(self.pointer())) }
     }
 
     /// The versions of all parties.
@@ -163,9 +164,9 @@ impl Connection {
         let (mut library, mut daemon, mut hypervisor): (c_ulong, c_ulong, c_ulong) = (0, 0, 0);
         // SAFETY: the connection is open and the numbers live during the calls.
         let told = unsafe {
-            done(sys::virGetVersion(&mut library, ptr::null(), ptr::null_mut()))?;
-            done(sys::virConnectGetLibVersion(self.pointer(), &mut daemon))?;
-            sys::virConnectGetVersion(self.pointer(), &mut hypervisor)
+            done((lib().virGetVersion)(&mut library, ptr::null(), ptr::null_mut()))?;
+            done((lib().virConnectGetLibVersion)(self.pointer(), &mut daemon))?;
+            (lib().virConnectGetVersion)(self.pointer(), &mut hypervisor)
         };
         let hypervisor = (told == 0 && hypervisor > 0).then(|| version(hypervisor));
         Ok(Versions { library: version(library), daemon: version(daemon), hypervisor })
@@ -174,7 +175,7 @@ impl Connection {
     /// Whether the connection still stands, as far as is known without asking.
     pub fn is_alive(&self) -> bool {
         // SAFETY: the connection is open.
-        unsafe { sys::virConnectIsAlive(self.pointer()) == 1 }
+        unsafe { (lib().virConnectIsAlive)(self.pointer()) == 1 }
     }
 
     /// Asks the daemon for a sign of life every `interval` seconds and gives up after `count` without one. False where
@@ -184,7 +185,7 @@ impl Connection {
     /// This kind of connection has no such thing (one without a daemon).
     pub fn keep_alive(&self, interval: u16, count: u16) -> Result<bool, Error> {
         // SAFETY: the connection is open.
-        done(unsafe { sys::virConnectSetKeepAlive(self.pointer(), interval.into(), count.into()) })
+        done(unsafe { (lib().virConnectSetKeepAlive)(self.pointer(), interval.into(), count.into()) })
             .map(|result| result == 0)
     }
 
@@ -196,7 +197,7 @@ impl Connection {
         let mut list = ptr::null_mut();
         // SAFETY: the connection is open; the list of handles is the caller's, and so is each handle.
         unsafe {
-            let count = done(sys::virConnectListAllDomains(self.pointer(), &mut list, which.bits()))?;
+            let count = done((lib().virConnectListAllDomains)(self.pointer(), &mut list, which.bits()))?;
             let all = (0..usize::try_from(count).unwrap_or(0))
                 .filter_map(|index| NonNull::new(*list.add(index)))
                 .map(|pointer| Domain::new(pointer, self.clone()))
@@ -213,10 +214,11 @@ impl Connection {
     pub fn domain(&self, name_or_uuid: &str) -> Result<Domain, Error> {
         let wanted = text(name_or_uuid)?;
         // SAFETY: the connection is open and the string lives during the calls.
-        let mut found = self.found(unsafe { sys::virDomainLookupByName(self.pointer(), wanted.as_ptr()) });
+        let mut found = self.found(unsafe { (lib().virDomainLookupByName)(self.pointer(), wanted.as_ptr()) });
         if found.is_err() && looks_like_uuid(name_or_uuid) {
             // SAFETY: as above.
-            found = self.found(unsafe { sys::virDomainLookupByUUIDString(self.pointer(), wanted.as_ptr()) });
+            found =
+                self.found(unsafe { (lib().virDomainLookupByUUIDString)(self.pointer(), wanted.as_ptr()) });
         }
         found.map_err(|error| {
             if error.code != Code::NoDomain {
@@ -236,7 +238,7 @@ impl Connection {
         const VALIDATE: u32 = 1;
         let xml: CString = text(xml)?;
         // SAFETY: the connection is open and the string lives during the call.
-        self.found(unsafe { sys::virDomainDefineXMLFlags(self.pointer(), xml.as_ptr(), VALIDATE) })
+        self.found(unsafe { (lib().virDomainDefineXMLFlags)(self.pointer(), xml.as_ptr(), VALIDATE) })
     }
 
     fn found(&self, pointer: sys::virDomainPtr) -> Result<Domain, Error> {
@@ -254,17 +256,18 @@ impl Connection {
         // copied, and each domain gets a reference of its own.
         unsafe {
             let flags = which.bits() | STATS_NOWAIT;
-            let count = done(sys::virConnectGetAllDomainStats(self.pointer(), groups, &mut list, flags))?;
+            let count = done((lib().virConnectGetAllDomainStats)(self.pointer(), groups, &mut list, flags))?;
             let mut all = Vec::new();
             for index in 0..usize::try_from(count).unwrap_or(0) {
                 let record = &**list.add(index);
                 let params = super::raw::copied(record.params, record.nparams);
-                if let Some(pointer) = NonNull::new(record.dom).filter(|p| sys::virDomainRef(p.as_ptr()) == 0)
+                if let Some(pointer) =
+                    NonNull::new(record.dom).filter(|p| (lib().virDomainRef)(p.as_ptr()) == 0)
                 {
                     all.push((Domain::new(pointer, self.clone()), params));
                 }
             }
-            sys::virDomainStatsRecordListFree(list);
+            (lib().virDomainStatsRecordListFree)(list);
             Ok(all)
         }
     }
@@ -288,8 +291,8 @@ impl Drop for Inner {
             let Last(pointer) = { last };
             // SAFETY: this was the last handle, so nobody else uses the pointer.
             unsafe {
-                sys::virConnectUnregisterCloseCallback(pointer.as_ptr(), Some(on_closed));
-                sys::virConnectClose(pointer.as_ptr());
+                (lib().virConnectUnregisterCloseCallback)(pointer.as_ptr(), Some(on_closed));
+                (lib().virConnectClose)(pointer.as_ptr());
             }
         };
         drop(thread::Builder::new().name("libvirt-close".to_owned()).spawn(close));

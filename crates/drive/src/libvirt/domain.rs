@@ -13,6 +13,7 @@ use virt_sys as sys;
 
 use super::connection::Connection;
 use super::error::{Code, Error};
+use super::library::lib;
 use super::raw::{done, lossy, taken, taken_params, text};
 use super::stats::{MemoryStats, Params};
 use super::terms::{Affect, Info, Job, OPERATIONS, State, VcpuCount, Xml};
@@ -37,7 +38,7 @@ unsafe impl Sync for Inner {}
 impl Drop for Inner {
     fn drop(&mut self) {
         // SAFETY: this was the last handle. It only gives memory back and does not talk to the daemon.
-        unsafe { sys::virDomainFree(self.pointer.as_ptr()) };
+        unsafe { (lib().virDomainFree)(self.pointer.as_ptr()) };
     }
 }
 
@@ -61,7 +62,7 @@ impl Domain {
     /// Its name when the handle was made.
     pub fn name(&self) -> String {
         // SAFETY: see `pointer`; the string belongs to the handle.
-        unsafe { lossy(sys::virDomainGetName(self.pointer())) }.unwrap_or_default()
+        unsafe { lossy((lib().virDomainGetName)(self.pointer())) }.unwrap_or_default()
     }
 
     /// Its uuid, in lower case with dashes.
@@ -70,7 +71,7 @@ impl Domain {
             [0; sys::VIR_UUID_STRING_BUFLEN as usize];
         // SAFETY: see `pointer`; the buffer has the size that the call asks for and ends with NUL in any case.
         unsafe {
-            sys::virDomainGetUUIDString(self.pointer(), buffer.as_mut_ptr());
+            (lib().virDomainGetUUIDString)(self.pointer(), buffer.as_mut_ptr());
             lossy(buffer.as_ptr()).unwrap_or_default()
         }
     }
@@ -82,7 +83,7 @@ impl Domain {
     pub fn state(&self) -> Result<State, Error> {
         let (mut state, mut reason): (c_int, c_int) = (0, 0);
         // SAFETY: see `pointer`.
-        done(unsafe { sys::virDomainGetState(self.pointer(), &mut state, &mut reason, 0) })?;
+        done(unsafe { (lib().virDomainGetState)(self.pointer(), &mut state, &mut reason, 0) })?;
         Ok(State::from(state))
     }
 
@@ -92,7 +93,7 @@ impl Domain {
     /// It is gone, or the daemon is.
     pub fn is_persistent(&self) -> Result<bool, Error> {
         // SAFETY: see `pointer`.
-        Ok(done(unsafe { sys::virDomainIsPersistent(self.pointer()) })? == 1)
+        Ok(done(unsafe { (lib().virDomainIsPersistent)(self.pointer()) })? == 1)
     }
 
     /// Its sizes at a glance.
@@ -102,7 +103,7 @@ impl Domain {
     pub fn info(&self) -> Result<Info, Error> {
         let mut info = sys::virDomainInfo { state: 0, maxMem: 0, memory: 0, nrVirtCpu: 0, cpuTime: 0 };
         // SAFETY: see `pointer`.
-        done(unsafe { sys::virDomainGetInfo(self.pointer(), &mut info) })?;
+        done(unsafe { (lib().virDomainGetInfo)(self.pointer(), &mut info) })?;
         let kib = |count: c_ulong| Bytes::new(1024).times(count);
         Ok(Info {
             state: State::from(info.state.into()),
@@ -123,7 +124,7 @@ impl Domain {
             Xml::InactiveSecure => sys::VIR_DOMAIN_XML_INACTIVE | sys::VIR_DOMAIN_XML_SECURE,
         };
         // SAFETY: see `pointer`.
-        unsafe { taken(sys::virDomainGetXMLDesc(self.pointer(), flags)) }
+        unsafe { taken((lib().virDomainGetXMLDesc)(self.pointer(), flags)) }
     }
 
     /// Adds a device. Accepted means that QEMU has it, not that the guest uses it.
@@ -133,7 +134,7 @@ impl Domain {
     pub fn attach(&self, device: &str, affect: Affect) -> Result<(), Error> {
         let device = text(device)?;
         // SAFETY: see `pointer`.
-        done(unsafe { sys::virDomainAttachDeviceFlags(self.pointer(), device.as_ptr(), affect.bits()) })?;
+        done(unsafe { (lib().virDomainAttachDeviceFlags)(self.pointer(), device.as_ptr(), affect.bits()) })?;
         Ok(())
     }
 
@@ -144,7 +145,7 @@ impl Domain {
     pub fn update(&self, device: &str, affect: Affect) -> Result<(), Error> {
         let device = text(device)?;
         // SAFETY: see `pointer`.
-        done(unsafe { sys::virDomainUpdateDeviceFlags(self.pointer(), device.as_ptr(), affect.bits()) })?;
+        done(unsafe { (lib().virDomainUpdateDeviceFlags)(self.pointer(), device.as_ptr(), affect.bits()) })?;
         Ok(())
     }
 
@@ -156,7 +157,7 @@ impl Domain {
     pub fn detach(&self, device: &str, affect: Affect) -> Result<(), Error> {
         let device = text(device)?;
         // SAFETY: see `pointer`.
-        done(unsafe { sys::virDomainDetachDeviceFlags(self.pointer(), device.as_ptr(), affect.bits()) })?;
+        done(unsafe { (lib().virDomainDetachDeviceFlags)(self.pointer(), device.as_ptr(), affect.bits()) })?;
         Ok(())
     }
 
@@ -167,7 +168,7 @@ impl Domain {
     pub fn detach_alias(&self, alias: &str, affect: Affect) -> Result<(), Error> {
         let alias = text(alias)?;
         // SAFETY: see `pointer`.
-        done(unsafe { sys::virDomainDetachDeviceAlias(self.pointer(), alias.as_ptr(), affect.bits()) })?;
+        done(unsafe { (lib().virDomainDetachDeviceAlias)(self.pointer(), alias.as_ptr(), affect.bits()) })?;
         Ok(())
     }
 
@@ -178,7 +179,7 @@ impl Domain {
     pub fn vcpus(&self, which: VcpuCount, affect: Affect) -> Result<u32, Error> {
         let flags = which.bits() & !sys::VIR_DOMAIN_VCPU_HOTPLUGGABLE | affect.bits();
         // SAFETY: see `pointer`.
-        let count = done(unsafe { sys::virDomainGetVcpusFlags(self.pointer(), flags) })?;
+        let count = done(unsafe { (lib().virDomainGetVcpusFlags)(self.pointer(), flags) })?;
         Ok(u32::try_from(count).unwrap_or(0))
     }
 
@@ -188,7 +189,7 @@ impl Domain {
     /// libvirt or QEMU refused, or the guest did not give one up in time: then some may have changed.
     pub fn set_vcpus(&self, count: u32, which: VcpuCount, affect: Affect) -> Result<(), Error> {
         // SAFETY: see `pointer`.
-        done(unsafe { sys::virDomainSetVcpusFlags(self.pointer(), count, which.bits() | affect.bits()) })?;
+        done(unsafe { (lib().virDomainSetVcpusFlags)(self.pointer(), count, which.bits() | affect.bits()) })?;
         Ok(())
     }
 
@@ -200,7 +201,7 @@ impl Domain {
         let numbers = text(numbers)?;
         // SAFETY: see `pointer`.
         done(unsafe {
-            sys::virDomainSetVcpu(self.pointer(), numbers.as_ptr(), c_int::from(enabled), affect.bits())
+            (lib().virDomainSetVcpu)(self.pointer(), numbers.as_ptr(), c_int::from(enabled), affect.bits())
         })?;
         Ok(())
     }
@@ -213,7 +214,7 @@ impl Domain {
         let (mut params, mut count): (sys::virTypedParameterPtr, c_uint) = (ptr::null_mut(), 0);
         // SAFETY: see `pointer`.
         unsafe {
-            done(sys::virDomainGetGuestVcpus(self.pointer(), &mut params, &mut count, 0))?;
+            done((lib().virDomainGetGuestVcpus)(self.pointer(), &mut params, &mut count, 0))?;
             Ok(taken_params(params, c_int::try_from(count).unwrap_or(0)))
         }
     }
@@ -229,7 +230,7 @@ impl Domain {
             return Err(Error::own(Code::InvalidArgument, &format!("{size} is not a whole number of KiB")));
         }
         // SAFETY: see `pointer`.
-        done(unsafe { sys::virDomainSetMemoryFlags(self.pointer(), size.count_of(kib), affect.bits()) })?;
+        done(unsafe { (lib().virDomainSetMemoryFlags)(self.pointer(), size.count_of(kib), affect.bits()) })?;
         Ok(())
     }
 
@@ -242,7 +243,7 @@ impl Domain {
         let mut raw = [sys::virDomainMemoryStatStruct { tag: 0, val: 0 }; MOST];
         // SAFETY: see `pointer`; the call fills in at most as many as it is told there is room for.
         let count = done(unsafe {
-            sys::virDomainMemoryStats(self.pointer(), raw.as_mut_ptr(), sys::VIR_DOMAIN_MEMORY_STAT_NR, 0)
+            (lib().virDomainMemoryStats)(self.pointer(), raw.as_mut_ptr(), sys::VIR_DOMAIN_MEMORY_STAT_NR, 0)
         })?;
         let mut stats = MemoryStats::default();
         for stat in raw.iter().take(usize::try_from(count).unwrap_or(0)) {
@@ -257,7 +258,9 @@ impl Domain {
     /// There is no balloon.
     pub fn set_memory_stats_period(&self, seconds: u16, affect: Affect) -> Result<(), Error> {
         // SAFETY: see `pointer`.
-        done(unsafe { sys::virDomainSetMemoryStatsPeriod(self.pointer(), seconds.into(), affect.bits()) })?;
+        done(unsafe {
+            (lib().virDomainSetMemoryStatsPeriod)(self.pointer(), seconds.into(), affect.bits())
+        })?;
         Ok(())
     }
 
@@ -271,7 +274,7 @@ impl Domain {
         let mut reply = ptr::null_mut();
         // SAFETY: see `pointer`.
         unsafe {
-            done(sys::virDomainQemuMonitorCommand(self.pointer(), command.as_ptr(), &mut reply, 0))?;
+            done((lib().virDomainQemuMonitorCommand)(self.pointer(), command.as_ptr(), &mut reply, 0))?;
             taken(reply)
         }
     }
@@ -286,7 +289,7 @@ impl Domain {
         let command = text(command)?;
         let seconds = c_int::try_from(limit.as_millis().div_ceil(1000)).unwrap_or(c_int::MAX).max(1);
         // SAFETY: see `pointer`.
-        unsafe { taken(sys::virDomainQemuAgentCommand(self.pointer(), command.as_ptr(), seconds, 0)) }
+        unsafe { taken((lib().virDomainQemuAgentCommand)(self.pointer(), command.as_ptr(), seconds, 0)) }
     }
 
     /// How long libvirt's own agent calls wait (5.10): without it, for ever.
@@ -295,7 +298,7 @@ impl Domain {
     /// It does not run.
     pub fn set_agent_timeout(&self, seconds: u16) -> Result<(), Error> {
         // SAFETY: see `pointer`.
-        done(unsafe { sys::virDomainAgentSetResponseTimeout(self.pointer(), seconds.into(), 0) })?;
+        done(unsafe { (lib().virDomainAgentSetResponseTimeout)(self.pointer(), seconds.into(), 0) })?;
         Ok(())
     }
 
@@ -308,7 +311,7 @@ impl Domain {
             (0, ptr::null_mut(), 0);
         // SAFETY: see `pointer`.
         let params = unsafe {
-            done(sys::virDomainGetJobStats(self.pointer(), &mut kind, &mut params, &mut count, 0))?;
+            done((lib().virDomainGetJobStats)(self.pointer(), &mut kind, &mut params, &mut count, 0))?;
             taken_params(params, count)
         };
         let running = [sys::VIR_DOMAIN_JOB_BOUNDED, sys::VIR_DOMAIN_JOB_UNBOUNDED];

@@ -28,6 +28,8 @@ impl Error {
 /// The kinds of failure that callers tell apart; numbers from libvirt's `virterror.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
+    /// The C library is not on this host, or is too old.
+    NoLibrary,
     /// `VIR_ERR_INTERNAL_ERROR`: also what QEMU refused, and before 11.2 what the guest agent refused.
     Internal,
     /// `VIR_ERR_NO_SUPPORT`: this driver or this daemon is too old for the call.

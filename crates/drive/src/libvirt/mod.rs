@@ -6,6 +6,7 @@
 //! Pool -> Lane              blocking calls with a deadline, for tasks   pool.rs
 //! Events                    what libvirt tells by itself                events.rs, callbacks.rs
 //! Connection -> Domain      blocking calls, as the library has them     connection.rs, domain.rs
+//! Library                   the C library, opened when first needed     library.rs
 //! ```
 //! A blocked C call cannot be cancelled, so nothing here is called from a task except through a [`Lane`]. Strings,
 //! lists and records are copied out and given back to the library at once; handles are given back on drop.
@@ -18,6 +19,7 @@ mod connection;
 mod domain;
 mod error;
 mod events;
+mod library;
 mod machine;
 mod passthrough;
 mod pool;

@@ -4,41 +4,42 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
-use std::sync::Once;
 use std::thread;
 use std::time::Duration;
 
 use virt_sys as sys;
 
 use super::error::{Code, Error};
+use super::library::{lib, load};
 use super::stats::{Param, Params};
 
-/// Starts the library once for this process: quietly, and with a thread for its events.
+/// Opens the library once for this process: quietly, and with a thread for its events.
 ///
 /// The event loop must stand before the first connection is opened, or that connection has neither events nor
 /// keep-alive (libvirt-event.h, `virEventRegisterDefaultImpl`).
-pub(super) fn start() {
-    static START: Once = Once::new();
-    START.call_once(|| {
+pub(super) fn start() -> Result<(), Error> {
+    load(|library| {
         // SAFETY: both take effect once, before any other call of ours; the handler touches nothing.
         let registered = unsafe {
-            sys::virSetErrorFunc(ptr::null_mut(), Some(silent));
-            sys::virEventRegisterDefaultImpl()
+            (library.virSetErrorFunc)(ptr::null_mut(), Some(silent));
+            (library.virEventRegisterDefaultImpl)()
         };
         if registered == 0 {
-            let spawned = thread::Builder::new().name("libvirt-events".to_owned()).spawn(run_events);
+            let run = library.virEventRunDefaultImpl;
+            let spawned =
+                thread::Builder::new().name("libvirt-events".to_owned()).spawn(move || run_events(run));
             spawned.expect("a thread can be started");
         }
-    });
+    })
 }
 
 /// Without a handler of its own the library prints every error to standard error.
 unsafe extern "C" fn silent(_: *mut c_void, _: sys::virErrorPtr) {}
 
-fn run_events() {
+fn run_events(run: unsafe extern "C" fn() -> c_int) {
     loop {
         // SAFETY: the default implementation is registered, and only this thread runs it.
-        let ran = unsafe { sys::virEventRunDefaultImpl() };
+        let ran = unsafe { run() };
         if ran < 0 {
             // It fails where poll(2) does. Then events are late, and a busy loop would help nobody.
             thread::sleep(Duration::from_millis(100));
@@ -50,7 +51,7 @@ fn run_events() {
 pub(super) fn last_error() -> Error {
     // SAFETY: the pointer is null or to this thread's last error, which stays until this thread's next call.
     unsafe {
-        let error = sys::virGetLastError();
+        let error = (lib().virGetLastError)();
         match error.as_ref() {
             Some(error) => Error::new(error.code, error.domain, &lossy(error.message).unwrap_or_default()),
             None => Error::own(Code::Internal, "libvirt failed and does not say why"),
@@ -132,7 +133,7 @@ pub(super) unsafe fn taken_params(params: sys::virTypedParameterPtr, count: c_in
     // SAFETY: as the caller promises.
     unsafe {
         let copy = copied(params, count);
-        sys::virTypedParamsFree(params, count);
+        (lib().virTypedParamsFree)(params, count);
         copy
     }
 }
