@@ -45,6 +45,12 @@ pub(super) struct Lasting {
     block: Option<Bytes>,
 }
 
+impl Lasting {
+    pub(super) fn offers(&self, command: &str) -> bool {
+        self.commands.contains(command)
+    }
+}
+
 /// Asks the guest for everything. A guest that says nothing or nonsense is [`Guest::Unheard`], with the reason; what
 /// its agent merely does not offer is absent.
 pub async fn gather(reach: &mut Reach) -> Guest {
