@@ -17,10 +17,11 @@ type Sample = (f64, f64, f64);
 
 /// Runs the demo with this build of `supple`.
 pub(crate) async fn demo(supple: &Path) -> Result<()> {
-    say("Booting a Linux guest with 1 GiB and 1 vCPU ...");
+    say("Booting a Linux guest with 512 MiB and 1 vCPU ...");
     let booting = Instant::now();
-    let guest =
-        Arc::new(Recipe::q35().memory(Bytes::gib(1)).max_memory(Bytes::gib(8), 16).vcpus(1, 4).boot().await?);
+    let guest = Arc::new(
+        Recipe::q35().memory(Bytes::mib(512)).max_memory(Bytes::gib(8), 16).vcpus(1, 4).boot().await?,
+    );
     println!(
         "Up in {:.1} s. Its console, its network service and its shell are real.",
         booting.elapsed().as_secs_f64()
@@ -29,12 +30,17 @@ pub(crate) async fn demo(supple: &Path) -> Result<()> {
     let state = tempfile::tempdir()?;
     let service = guest.watch_service();
     let samples = Arc::new(Mutex::new(Vec::new()));
-    let sampler = tokio::task::spawn(sample(guest.clone(), samples.clone(), Instant::now()));
+    // One at a time asks the guest's shell: what fills memory is not to wait for what counts it.
+    let witness = Arc::new(tokio::sync::Mutex::new(()));
+    let sampler = tokio::task::spawn(sample(guest.clone(), samples.clone(), witness.clone(), Instant::now()));
 
     run(supple, &guest, state.path(), &["observe"], &[]).await?;
-    run(supple, &guest, state.path(), &["apply"], &["--memory", "3G", "--vcpus", "3", "--yes"]).await?;
-    fill(&guest, Bytes::mib(1280)).await?;
-    run(supple, &guest, state.path(), &["apply"], &["--memory", "1G", "--vcpus", "1", "--yes"]).await?;
+    run(supple, &guest, state.path(), &["apply"], &["--memory", "2G", "--yes"]).await?;
+    let quiet = witness.lock().await;
+    fill(&guest, Bytes::mib(640)).await?;
+    drop(quiet);
+    run(supple, &guest, state.path(), &["apply"], &["--vcpus", "3", "--yes"]).await?;
+    run(supple, &guest, state.path(), &["apply"], &["--memory", "512M", "--vcpus", "1", "--yes"]).await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
 
     sampler.abort();
@@ -94,13 +100,18 @@ async fn fill(guest: &Machine, size: Bytes) -> Result<()> {
     Ok(())
 }
 
-/// MemTotal in KiB and the vCPUs online. Read without starting more than one process: an emulated guest has better
-/// things to do.
-const FIGURES: &str = "while read -r key value unit; do [ $key = MemTotal: ] && echo $value && break; done < /proc/meminfo; nproc";
+/// MemTotal in KiB and the vCPUs online.
+const FIGURES: &str = "awk '/MemTotal/{print $2}' /proc/meminfo; nproc";
 
 /// Reads the guest's own figures a few times a second.
-async fn sample(guest: Arc<Machine>, samples: Arc<Mutex<Vec<Sample>>>, began: Instant) {
+async fn sample(
+    guest: Arc<Machine>,
+    samples: Arc<Mutex<Vec<Sample>>>,
+    witness: Arc<tokio::sync::Mutex<()>>,
+    began: Instant,
+) {
     loop {
+        let asking = witness.lock().await;
         if let Ok(output) = guest.shell(FIGURES).await {
             let numbers: Vec<f64> =
                 output.stdout.lines().filter_map(|line| line.trim().parse().ok()).collect();
@@ -109,6 +120,7 @@ async fn sample(guest: Arc<Machine>, samples: Arc<Mutex<Vec<Sample>>>, began: In
                 samples.lock().expect("one writer").push((at, kib / f64::from(1 << 20), vcpus));
             }
         }
+        drop(asking);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

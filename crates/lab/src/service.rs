@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::witness::lock;
 
 /// One request each.
-const BEAT: Duration = Duration::from_millis(25);
+const BEAT: Duration = Duration::from_millis(100);
 
 /// An emulated guest can be slow without being down.
 const PATIENCE: Duration = Duration::from_secs(5);
