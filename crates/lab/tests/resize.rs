@@ -64,12 +64,20 @@ impl Stage {
         let achieved = report.achieved.unwrap();
         assert_eq!(report.asked.memory.unwrap_or(achieved.memory), achieved.memory);
         assert_eq!(self.qemus_memory().await, achieved.memory, "QEMU's side");
+        assert_eq!(self.guests_memory().await, achieved.memory, "the guest's side");
+        assert_eq!(
+            u32::from(self.guest.witness().nproc().await.unwrap()),
+            achieved.vcpus,
+            "the guest's side"
+        );
+        report
+    }
+
+    async fn guests_memory(&self) -> Bytes {
         let witness = self.guest.witness();
         let blocks = witness.blocks().await.unwrap();
         let online = blocks.iter().filter(|block| block.online).count() as u64;
-        assert_eq!(witness.block_size().await.unwrap().times(online), achieved.memory, "the guest's side");
-        assert_eq!(u32::from(witness.nproc().await.unwrap()), achieved.vcpus, "the guest's side");
-        report
+        witness.block_size().await.unwrap().times(online)
     }
 
     async fn qemus_memory(&self) -> Bytes {
@@ -126,7 +134,12 @@ async fn udev_and_supple_do_not_get_in_each_others_way_on_two_nodes() {
         let total = Bytes::new(total.unwrap().parse::<u64>().unwrap() << 10);
         assert!(total > SMALL, "node {node} got its half: {total}");
     }
-    stage.proven(to(SMALL)).await;
+    // Where udev's rule came first, the kernel put the blocks in a zone of its own and may have used them since.
+    let report = stage.resize(to(SMALL)).await.unwrap();
+    let kept = stage.qemus_memory().await;
+    assert_eq!(stage.guests_memory().await, kept, "nothing is left half done: {report:#?}");
+    let busy = report.held_back.iter().any(|why| why.contains("busy"));
+    assert!(report.verdict == Verdict::Proven || busy, "{report:#?}");
     stage.end().await;
 }
 
