@@ -77,7 +77,7 @@ async fn where_nobody_onlines_plugged_memory_stays_offline() {
 
         let took = self::uptime(&guest).await - uptime;
         let pace = took / since.elapsed().as_secs_f64();
-        assert!((0.8..1.2).contains(&pace), "a second of ours is {pace} of the guest's");
+        assert!((0.5..1.5).contains(&pace), "a second of ours is {pace} of the guest's");
 
         let report = service.finish().await;
         assert_eq!((report.lost, report.answered), (0, report.asked), "{report:?}");
