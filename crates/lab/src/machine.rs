@@ -34,6 +34,9 @@ const QMP: Duration = Duration::from_secs(10);
 /// How often the lab looks for what nothing announces.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How many lines of a log are shown after a failure: a kernel's report of its own fault has fewer.
+const LAST_WORDS: usize = 60;
+
 /// A guest that runs. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Machine {
@@ -61,10 +64,7 @@ impl Machine {
             Ok((witness, monitor, http)) => {
                 Ok(Self { process: boot.process, witness, monitor, http, dir, _ticket: ticket })
             }
-            Err(error) => {
-                let (console, qemu) = (tail(dir.path(), place::CONSOLE), tail(dir.path(), place::QEMU_LOG));
-                Err(anyhow!("{error:#}\n{repeat}\nQEMU: {qemu}\nthe guest's console ended with:\n{console}"))
-            }
+            Err(error) => Err(anyhow!("{error:#}\n{repeat}\n{}", last_words(dir.path()))),
         }
     }
 
@@ -141,6 +141,15 @@ impl Machine {
     /// Kills QEMU as a crash would, and waits until it is gone. The sockets stay, and nobody answers.
     pub fn kill(&mut self) {
         end(&mut self.process.0);
+    }
+}
+
+/// A test that fails shows what its guest said: a kernel that has stumbled says so there alone.
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", last_words(self.dir.path()));
+        }
     }
 }
 
@@ -248,8 +257,13 @@ fn read(dir: &Path, name: &str) -> String {
     String::from_utf8_lossy(&fs::read(dir.join(name)).unwrap_or_default()).into_owned()
 }
 
+fn last_words(dir: &Path) -> String {
+    let (qemu, console) = (tail(dir, place::QEMU_LOG), tail(dir, place::CONSOLE));
+    format!("QEMU said: {qemu}\nthe guest's console ended with:\n{console}")
+}
+
 pub(crate) fn tail(dir: &Path, name: &str) -> String {
     let text = read(dir, name);
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(30)..].join("\n")
+    lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n")
 }
