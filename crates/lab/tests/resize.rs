@@ -144,13 +144,17 @@ async fn udev_and_supple_do_not_get_in_each_others_way_on_two_nodes() {
 }
 
 #[tokio::test]
-async fn virtio_mem_is_preferred_and_shrinks_to_what_it_was() {
+async fn virtio_mem_is_preferred_and_shrinks_as_far_as_the_guest_lets_it() {
     let recipe = Recipe::q35().memory(SMALL).virtio_mem(Bytes::gib(2), 0).onlining(Onlining::KernelMovable);
     let stage = Stage::with(recipe).await;
     let report = stage.proven(to(Bytes::mib(1792))).await;
     assert!(report.steps.iter().any(|step| step.act.starts_with("resize vmem0")), "{report:#?}");
     stage.really_has(SMALL).await;
-    stage.proven(to(SMALL)).await;
+    // What the guest cannot free in time it keeps: a partial shrink is a result, with its reason.
+    let report = stage.resize(to(SMALL)).await.unwrap();
+    let partial = report.verdict == Verdict::Partial && !report.held_back.is_empty();
+    assert!(report.verdict == Verdict::Proven || partial, "{report:#?}");
+    assert_eq!(stage.qemus_memory().await, report.achieved.unwrap().memory, "QEMU's side");
     stage.end().await;
 }
 
