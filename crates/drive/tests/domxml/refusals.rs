@@ -183,6 +183,26 @@ fn a_channel_that_libvirt_does_not_speak_over_is_refused() {
 }
 
 #[test]
+fn cells_that_overlap_are_refused() {
+    let here = text("numa-two");
+    let refused = |text: &str| {
+        refused_on(&HostLimits::default(), text, &Prepare { max_vcpus: Some(4), ..memory(16, 16) })
+    };
+    let from = here.find("<cell id='1'").expect("a second cell");
+    let to = from + here[from..].find("</cell>").expect("its end") + "</cell>".len();
+    let (cell, tail) = (&here[from..to], &here[to..]);
+    let with = |more: &str| format!("{}{cell}{more}{tail}", &here[..from]);
+    assert_says(&refused(&with(cell)), &["<cell id> is '1'", "each once"]);
+    let third = cell.replace("id='1' cpus", "id='2' cpus");
+    assert_says(&refused(&with(&third)), &["<cell cpus> is '2-3'", "in another cell already"]);
+    // A cell without an id has the number of its place.
+    assert_says(
+        &refused(&with("<cell cpus='3' memory='2097152'/>")),
+        &["<cell cpus> is '3'", "in another cell"],
+    );
+}
+
+#[test]
 fn what_is_no_description_is_refused_as_such() {
     let host = HostLimits::default();
     assert_says(&refused_on(&host, "<network/>", &memory(4, 16)), &["this is a <network>"]);

@@ -116,8 +116,14 @@ fn assert_spares_the_rest(before: &str, done: &Prepared) {
     }
 }
 
+/// So many cases, or as many more as `PROPTEST_CASES` asks for.
+fn cases(least: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    ProptestConfig { cases: default.cases.max(least), ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1500))]
+    #![proptest_config(cases(1500))]
 
     #[test]
     fn a_wish_is_granted_whole_once_and_without_side_effects(
@@ -145,7 +151,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(cases(1000))]
 
     #[test]
     fn a_description_with_a_piece_taken_out_or_doubled_is_prepared_whole_or_refused(
