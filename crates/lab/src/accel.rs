@@ -15,7 +15,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::cache::{Cache, key};
 use crate::image::Image;
-use crate::machine::{UP, end};
+use crate::inside::UP;
+use crate::machine::end;
 use crate::qemu::Qemu;
 use crate::spawn::spawn;
 

@@ -1,28 +1,24 @@
 //! A lab guest that runs as a domain of the lab's libvirtd, and the lab's own way into it. It will not resize anything:
 //! that is what is tested.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 
 use crate::cache::Cache;
 use crate::eventually::eventually;
+use crate::inside::{self, Inside};
 use crate::libvirtd::Daemon;
-use crate::machine::{BOOT, UP, forwarded_port, tail};
-use crate::recipe::place;
-use crate::service::Service;
+use crate::machine::BOOT;
 use crate::tickets::Ticket;
-use crate::witness::{Output, Witness};
 
-/// A guest that runs as a domain. Dropped, the domain is destroyed; its definition stays.
+/// A guest that runs as a domain, and (by `Deref`) its [`Inside`]. Dropped, the domain is destroyed; its definition stays.
 #[derive(Debug)]
 pub struct DomainGuest {
-    witness: Witness,
-    http: SocketAddr,
+    inside: Inside,
     name: String,
     daemon: Arc<Daemon>,
     _ticket: Ticket,
@@ -34,13 +30,11 @@ impl DomainGuest {
         let dir = daemon.guest_dir(name);
         daemon.virsh(&["start", name]).await?;
         match up(daemon, name, agent).await {
-            Ok((witness, http)) => {
-                Ok(Self { witness, http, name: name.to_owned(), daemon: daemon.clone(), _ticket: ticket })
-            }
+            Ok(inside) => Ok(Self { inside, name: name.to_owned(), daemon: daemon.clone(), _ticket: ticket }),
             Err(error) => {
-                let console = tail(&dir, place::CONSOLE);
+                let said = inside::last_words(&dir);
                 daemon.destroy(name);
-                Err(anyhow!("{error:#}\nthe guest's console ended with:\n{console}"))
+                Err(anyhow!("{error:#}\n{said}"))
             }
         }
     }
@@ -50,57 +44,30 @@ impl DomainGuest {
     pub fn name(&self) -> &str {
         &self.name
     }
+}
 
-    /// The lab's eyes in the guest.
-    #[must_use]
-    pub fn witness(&self) -> &Witness {
-        &self.witness
-    }
+impl Deref for DomainGuest {
+    type Target = Inside;
 
-    /// Runs a shell command in the guest for at most a minute, without the guest agent.
-    ///
-    /// # Errors
-    /// The guest did not answer. A command that fails is an [`Output`] with its status.
-    pub async fn shell(&self, command: &str) -> Result<Output> {
-        self.witness.shell(command, Duration::from_secs(60)).await
-    }
-
-    /// Where the guest's network service answers `GET /` with `up`.
-    #[must_use]
-    pub fn http_addr(&self) -> SocketAddr {
-        self.http
-    }
-
-    /// Starts a client that asks the guest's service all the while and counts what is lost.
-    #[must_use]
-    pub fn watch_service(&self) -> Service {
-        Service::watch(self.http)
-    }
-
-    /// All that the guest has said on its console.
-    #[must_use]
-    pub fn console_log(&self) -> String {
-        let log: PathBuf = self.daemon.guest_dir(&self.name).join(place::CONSOLE);
-        String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned()
+    fn deref(&self) -> &Inside {
+        &self.inside
     }
 }
 
 impl Drop for DomainGuest {
     fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", inside::last_words(&self.daemon.guest_dir(&self.name)));
+        }
         self.daemon.destroy(&self.name);
     }
 }
 
 /// Waits until the guest has started all that it starts.
-async fn up(daemon: &Daemon, name: &str, agent: bool) -> Result<(Witness, SocketAddr)> {
+async fn up(daemon: &Daemon, name: &str, agent: bool) -> Result<Inside> {
     let dir = daemon.guest_dir(name);
-    eventually("the guest starts its services", BOOT, async || {
-        let said = fs::read(dir.join(place::CONSOLE)).unwrap_or_default();
-        let said = String::from_utf8_lossy(&said);
-        ensure!(!said.contains("Kernel panic"), "the guest's kernel panicked");
-        Ok(said.contains(UP).then_some(()))
-    })
-    .await?;
+    let started = async || Ok(inside::is_up(&dir)?.then_some(()));
+    eventually("the guest starts its services", BOOT, started).await?;
     if agent {
         eventually("the guest agent opens its channel", BOOT, async || {
             let xml = daemon.virsh(&["dumpxml", name]).await?;
@@ -108,13 +75,13 @@ async fn up(daemon: &Daemon, name: &str, agent: bool) -> Result<(Witness, Socket
         })
         .await?;
     }
-    let http = forwarded_port(&daemon.virsh(&["qemu-monitor-command", name, "--hmp", "info usernet"]).await?)
-        .context("QEMU forwards no port")?;
-    eventually("the guest answers on the network", BOOT, async || {
-        Ok(crate::service::ask(http, Duration::from_secs(5)).await.ok())
-    })
-    .await?;
-    let witness = Witness::connect(&dir.join(place::WITNESS)).await?;
-    witness.shell("true", Duration::from_secs(30)).await?.ok()?;
-    Ok((witness, http))
+    let http = forwarded(daemon, name).await?;
+    let serves = async || Ok(inside::serves(http).await.then_some(()));
+    eventually("the guest answers on the network", BOOT, serves).await?;
+    Inside::enter(&dir, http).await
+}
+
+async fn forwarded(daemon: &Daemon, name: &str) -> Result<SocketAddr> {
+    let text = daemon.virsh(&["qemu-monitor-command", name, "--hmp", "info usernet"]).await?;
+    inside::forwarded_port(&text).context("QEMU forwards no port")
 }

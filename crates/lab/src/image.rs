@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use drive::guest::setup::UDEV_RULES;
 
 use crate::apt::{Apt, Deb, Suite, run};
 use crate::cache::{Cache, key};
@@ -20,7 +21,6 @@ use crate::{elf, kernel, modules};
 const RECIPE: u32 = 2;
 
 const INIT: &str = include_str!("guest/init.sh");
-const RULES: &str = include_str!("guest/lab.rules");
 
 /// What `apt` is asked for. `linux-image-amd64` stands for the versioned package that it depends on.
 const ROOTS: [&str; 4] = ["linux-image-amd64", "busybox-static", "qemu-guest-agent", "udev"];
@@ -43,7 +43,7 @@ impl Image {
         let apt = Apt::open(cache, Suite::Release)?;
         let dir = apt.with_plan(&ROOTS, |plan| {
             let debs: Vec<&Deb> = plan.iter().filter(|deb| wanted(&deb.name)).collect();
-            let name = format!("guest-{}", key(&(RECIPE, INIT, RULES, MODULES, &debs)));
+            let name = format!("guest-{}", key(&(RECIPE, INIT, UDEV_RULES, MODULES, &debs)));
             cache.ensure(&name, |dir| build(&apt, &debs, dir))
         })?;
         Ok(Self { dir })
@@ -139,7 +139,7 @@ fn udev(tree: &Path) -> Result<Vec<u8>> {
     for dir in ["lib/udev", "lib/udev/rules.d"] {
         archive.dir(dir);
     }
-    archive.file("lib/udev/rules.d/40-lab.rules", false, RULES.as_bytes());
+    archive.file("lib/udev/rules.d/40-lab.rules", false, UDEV_RULES.as_bytes());
     Ok(archive.finish())
 }
 

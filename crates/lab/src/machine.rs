@@ -3,8 +3,9 @@
 //! QEMU has two monitors, so that the lab never competes with the program under test, and ends with this value
 //! or with this process, whichever ends first. It will not resize anything: that is what is tested.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::thread;
@@ -17,14 +18,10 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use crate::cache::Cache;
+use crate::inside::{self, Inside};
 use crate::recipe::{AGENT_CHARDEV, Parts, Recipe, place};
-use crate::service::Service;
 use crate::spawn::spawn;
 use crate::tickets::Ticket;
-use crate::witness::{Output, Witness};
-
-/// What the guest's init says on the console when all is started.
-pub(crate) const UP: &str = "lab: up";
 
 /// An emulated guest boots in 5 to 9 s on an idle core.
 pub(crate) const BOOT: Duration = Duration::from_secs(120);
@@ -35,17 +32,13 @@ const QMP: Duration = Duration::from_secs(10);
 /// How often the lab looks for what nothing announces.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How many lines of a log are shown after a failure: a kernel's report of its own fault has fewer.
-const LAST_WORDS: usize = 60;
-
-/// A guest that runs. Dropped, it is killed.
+/// A guest that runs, and (by `Deref`) its [`Inside`]. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Machine {
     // Fields are dropped in this order: the guest ends before its directory and its ticket go.
     process: Process,
-    witness: Witness,
+    inside: Inside,
     monitor: Qmp,
-    http: SocketAddr,
     dir: TempDir,
     _ticket: Ticket,
 }
@@ -62,8 +55,8 @@ impl Machine {
         let deadline = Instant::now() + BOOT;
         let mut boot = Boot { process, dir: dir.path(), deadline };
         match boot.wait(recipe.has_agent()).await {
-            Ok((witness, monitor, http)) => {
-                Ok(Self { process: boot.process, witness, monitor, http, dir, _ticket: ticket })
+            Ok((inside, monitor)) => {
+                Ok(Self { process: boot.process, inside, monitor, dir, _ticket: ticket })
             }
             Err(error) => Err(anyhow!("{error:#}\n{repeat}\n{}", last_words(dir.path()))),
         }
@@ -95,53 +88,29 @@ impl Machine {
         Ok(self.monitor.execute(command, arguments, QMP).await?)
     }
 
-    /// The lab's eyes in the guest.
-    #[must_use]
-    pub fn witness(&self) -> &Witness {
-        &self.witness
-    }
-
-    /// Runs a shell command in the guest for at most a minute, without the guest agent.
-    ///
-    /// # Errors
-    /// The guest did not answer. A command that fails is an [`Output`] with its status.
-    pub async fn shell(&self, command: &str) -> Result<Output> {
-        self.witness.shell(command, Duration::from_secs(60)).await
-    }
-
-    /// Where the guest's network service answers `GET /` with `up`.
-    #[must_use]
-    pub fn http_addr(&self) -> SocketAddr {
-        self.http
-    }
-
-    /// Starts a client that asks the guest's service all the while and counts what is lost.
-    #[must_use]
-    pub fn watch_service(&self) -> Service {
-        Service::watch(self.http)
-    }
-
     /// QEMU's process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.id()
     }
 
-    /// All that the guest has said on its console.
-    #[must_use]
-    pub fn console_log(&self) -> String {
-        read(self.dir.path(), place::CONSOLE)
-    }
-
     /// What QEMU itself has said.
     #[must_use]
     pub fn qemu_log(&self) -> String {
-        read(self.dir.path(), place::QEMU_LOG)
+        inside::read(&self.dir.path().join(place::QEMU_LOG))
     }
 
     /// Kills QEMU as a crash would, and waits until it is gone. The sockets stay, and nobody answers.
     pub fn kill(&mut self) {
         end(&mut self.process.0);
+    }
+}
+
+impl Deref for Machine {
+    type Target = Inside;
+
+    fn deref(&self) -> &Inside {
+        &self.inside
     }
 }
 
@@ -194,32 +163,23 @@ struct Boot<'a> {
 }
 
 impl Boot<'_> {
-    async fn wait(&mut self, agent: bool) -> Result<(Witness, Qmp, SocketAddr)> {
+    async fn wait(&mut self, agent: bool) -> Result<(Inside, Qmp)> {
         let lab = self.dir.join(place::LAB_QMP);
         while !lab.exists() {
             self.pause("to open its monitor").await?;
         }
         let monitor = Qmp::connect(&lab, QMP).await?;
-        let console = self.dir.join(place::CONSOLE);
-        loop {
-            let said = fs::read(&console).unwrap_or_default();
-            let said = String::from_utf8_lossy(&said);
-            if said.contains(UP) {
-                break;
-            }
-            ensure!(!said.contains("Kernel panic"), "the guest's kernel panicked");
+        while !inside::is_up(self.dir)? {
             self.pause("to start its services").await?;
         }
         while agent && !channel_open(&monitor).await? {
             self.pause("to open the guest agent's channel").await?;
         }
         let http = forwarded(&monitor).await?;
-        while crate::service::ask(http, Duration::from_secs(5)).await.is_err() {
+        while !inside::serves(http).await {
             self.pause("to answer on the network").await?;
         }
-        let witness = Witness::connect(&self.dir.join(place::WITNESS)).await?;
-        witness.shell("true", Duration::from_secs(30)).await?.ok()?;
-        Ok((witness, monitor, http))
+        Ok((Inside::enter(self.dir, http).await?, monitor))
     }
 
     async fn pause(&mut self, goal: &str) -> Result<()> {
@@ -243,28 +203,9 @@ async fn channel_open(monitor: &Qmp) -> Result<bool> {
 /// The port on the host that QEMU forwards to the guest's service: only the text monitor tells it.
 async fn forwarded(monitor: &Qmp) -> Result<SocketAddr> {
     let text = monitor.execute("human-monitor-command", json!({"command-line": "info usernet"}), QMP).await?;
-    forwarded_port(text.as_str().unwrap_or_default()).context("QEMU forwards no port")
-}
-
-/// Reads it from what `info usernet` prints.
-pub(crate) fn forwarded_port(text: &str) -> Option<SocketAddr> {
-    //   TCP[HOST_FORWARD]  12   127.0.0.1 40287   10.0.2.15    80     0     0
-    let line = text.lines().find(|line| line.contains("HOST_FORWARD"))?;
-    let port = line.split_whitespace().nth(3)?.parse::<u16>().ok()?;
-    Some(SocketAddr::from(([127, 0, 0, 1], port)))
-}
-
-fn read(dir: &Path, name: &str) -> String {
-    String::from_utf8_lossy(&fs::read(dir.join(name)).unwrap_or_default()).into_owned()
+    inside::forwarded_port(text.as_str().unwrap_or_default()).context("QEMU forwards no port")
 }
 
 fn last_words(dir: &Path) -> String {
-    let (qemu, console) = (tail(dir, place::QEMU_LOG), tail(dir, place::CONSOLE));
-    format!("QEMU said: {qemu}\nthe guest's console ended with:\n{console}")
-}
-
-pub(crate) fn tail(dir: &Path, name: &str) -> String {
-    let text = read(dir, name);
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n")
+    format!("QEMU said: {}\n{}", inside::tail(&dir.join(place::QEMU_LOG)), inside::last_words(dir))
 }

@@ -8,12 +8,12 @@ use drive::journal::MemoryJournal;
 use drive::libvirt::{
     AgentLine, Closed, Connection, Event, Events, Heard, LibvirtMachine, OpenError, Pool, State, Xml,
 };
-use drive::resize::{Party, Progress, resize};
+use drive::resize::resize;
 use drive::{ApplyError, Hypervisor, ObserveError};
-use lab::{Agent, DomainGuest, Generation, Libvirtd, Onlining, Recipe};
+use lab::{Agent, DomainGuest, Generation, Libvirtd, Onlining, Recipe, Yes};
 use scale::limits::Limits;
-use scale::observed::{Guest, Manager, Observed};
-use scale::plan::{Act, Plan, Strength};
+use scale::observed::{Guest, Manager};
+use scale::plan::{Act, Strength};
 use scale::report::{Report, Verdict};
 use scale::time::Span;
 use scale::units::{Bytes, Change};
@@ -22,16 +22,6 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 const SOON: Duration = Duration::from_secs(60);
-
-struct Yes;
-
-impl Party for Yes {
-    fn consents(&mut self, _: &Plan, _: &Observed) -> bool {
-        true
-    }
-
-    fn told(&mut self, _: Progress<'_>) {}
-}
 
 /// A libvirtd, a guest in it, and Supple's driver for that.
 struct Stage {

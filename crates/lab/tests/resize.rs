@@ -4,29 +4,17 @@
 
 use drive::journal::{FileJournal, Journal, JournalError};
 use drive::qmp::QmpMachine;
-use drive::resize::{Party, Progress, ResizeError, resize};
-use lab::{Agent, Cache, Generation, Machine, Onlining, Qemu, Recipe, Service};
+use drive::resize::{ResizeError, resize};
+use lab::{Agent, Cache, Generation, Machine, Onlining, Qemu, Recipe, Service, Yes};
 use scale::history::History;
 use scale::limits::Limits;
-use scale::observed::Observed;
-use scale::plan::{Plan, Strength};
+use scale::plan::Strength;
 use scale::report::{Report, Verdict};
 use scale::run::Record;
 use scale::units::{Bytes, Change};
 use scale::wanted::{Mechanism, Wanted};
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// Someone who agrees to everything.
-struct Yes;
-
-impl Party for Yes {
-    fn consents(&mut self, _: &Plan, _: &Observed) -> bool {
-        true
-    }
-
-    fn told(&mut self, _: Progress<'_>) {}
-}
 
 /// A guest, its watched service, and a place for its journal.
 struct Stage {
