@@ -250,7 +250,7 @@ async fn a_machine_that_cannot_be_driven_says_why() {
     assert!(matches!(off, OpenError::NotRunning { state: State::Off, .. }), "{off}");
     assert!(off.to_string().contains("start web1"), "{off}");
     let none = LibvirtMachine::open(&uri, "web2", &limits).await.unwrap_err();
-    assert!(none.to_string().contains("knows no domain 'web2'"), "{none}");
+    assert!(none.to_string().contains("knows no machine 'web2'"), "{none}");
     let nobody = LibvirtMachine::open("qemu+unix:///system?socket=/nonexistent", "web1", &limits).await;
     assert!(nobody.unwrap_err().to_string().contains("/nonexistent"));
 }

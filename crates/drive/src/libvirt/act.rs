@@ -60,6 +60,10 @@ impl Hand {
         self.keeps = self.keeps && keeps;
     }
 
+    pub(super) fn keeps(&self) -> bool {
+        self.keeps
+    }
+
     pub(super) fn not_followed(&self) -> &[String] {
         &self.not_followed
     }

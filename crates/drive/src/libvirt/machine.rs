@@ -10,13 +10,12 @@ use scale::sight::{Event, Look, Sight};
 use scale::time::Moment;
 
 use super::act::Hand;
-use super::agent::AgentLine;
-use super::connection::Connection;
 use super::domain::Domain;
 use super::error::Error;
 use super::events::{Event as Told, Events, Heard, Lifecycle};
+use super::kept::{FindError, Kept};
 use super::passthrough::Passthrough;
-use super::pool::{CallError, Lane, Pool};
+use super::pool::{CallError, Lane};
 use super::terms::{Job, State, Xml};
 use crate::domxml;
 use crate::guest::reach::Reach;
@@ -26,16 +25,11 @@ use crate::qmp::monitor::{Line, Monitor};
 use crate::qmp::{QmpError, look, news, observe};
 use crate::{ApplyError, Hypervisor, ObserveError};
 
-/// Calls of one machine that wait for libvirt at the same time at most: its monitor's, its agent's, and as many stuck.
-const THREADS: usize = 4;
-
-/// After so many unanswered signs of life, one each so many seconds, a connection counts as ended.
-const ALIVE: (u16, u16) = (5, 3);
-
 /// A machine that libvirt keeps. Dropped, the connection is closed; the machine is not touched.
 #[derive(Debug)]
 pub struct LibvirtMachine {
     hand: Hand,
+    persistent: bool,
     monitor: Monitor,
     events: Events,
     reach: Reach,
@@ -49,21 +43,22 @@ pub struct LibvirtMachine {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// libvirt cannot be reached, or does not know the machine.
-    #[error("{name} at {uri}: {source}")]
-    Unreachable {
-        /// The connection's URI.
-        uri: String,
-        /// The domain's name or uuid.
+    #[error(transparent)]
+    Find(#[from] FindError),
+    /// libvirt knows it and does not tell of it.
+    #[error("{name}: {source}")]
+    Untold {
+        /// The domain's name.
         name: String,
         /// What libvirt said.
         source: CallError,
     },
     /// It does not run.
-    #[error("{name} does not run ({state:?}); start it with: virsh -c {uri} start {name}")]
+    #[error("{name} does not run ({state}); start it with: virsh -c '{uri}' start {name}")]
     NotRunning {
         /// The connection's URI.
         uri: String,
-        /// The domain's name or uuid.
+        /// The domain's name.
         name: String,
         /// What it does.
         state: State,
@@ -71,7 +66,7 @@ pub enum OpenError {
     /// Its description makes no sense.
     #[error("the description of {name} makes no sense: {why}")]
     Description {
-        /// The domain's name or uuid.
+        /// The domain's name.
         name: String,
         /// What is wrong with it.
         why: String,
@@ -81,14 +76,11 @@ pub enum OpenError {
     Monitor(#[from] QmpError),
 }
 
-/// What is found behind a URI and a name.
-struct Found {
-    domain: Domain,
-    state: State,
+/// What is asked of a domain before it is driven.
+struct Before {
     persistent: bool,
     live: String,
-    local: bool,
-    events: Option<Events>,
+    events: Events,
 }
 
 impl LibvirtMachine {
@@ -98,31 +90,38 @@ impl LibvirtMachine {
     /// # Errors
     /// [`OpenError`], with what to do about it.
     pub async fn open(uri: &str, name: &str, limits: &Limits) -> Result<LibvirtMachine, OpenError> {
-        let pool = Pool::new(THREADS);
-        let lane = pool.lane();
+        LibvirtMachine::of(&Kept::find(uri, name, limits).await?, limits).await
+    }
+
+    /// The same for a machine that was found already, on its connection.
+    ///
+    /// # Errors
+    /// [`OpenError`], with what to do about it.
+    pub async fn of(kept: &Kept, limits: &Limits) -> Result<LibvirtMachine, OpenError> {
+        let name = kept.name();
+        let untold = |source| OpenError::Untold { name: name.clone(), source };
+        let told = kept.call("a look at the domain", ask).await.map_err(untold)?;
+        let told = told.map_err(|state| OpenError::NotRunning {
+            uri: kept.uri().to_owned(),
+            name: name.clone(),
+            state,
+        })?;
+        let description = domxml::Domain::parse(&told.live)
+            .map_err(|error| OpenError::Description { name: name.clone(), why: error.to_string() })?;
+        let (domain, lane) = (kept.domain().clone(), kept.lane().clone());
         let limit = duration(limits.monitor);
-        let (to, whom) = (uri.to_owned(), name.to_owned());
-        let found = lane.call("a connection to libvirt", limit, move || find(&to, &whom)).await;
-        let unreachable =
-            |source| OpenError::Unreachable { uri: uri.to_owned(), name: name.to_owned(), source };
-        let found = found.map_err(unreachable)?;
-        let Some(events) = found.events else {
-            let (uri, name) = (uri.to_owned(), name.to_owned());
-            return Err(OpenError::NotRunning { uri, name, state: found.state });
-        };
-        let description = domxml::Domain::parse(&found.live)
-            .map_err(|error| OpenError::Description { name: name.to_owned(), why: error.to_string() })?;
-        let passthrough = Passthrough::open(found.domain.clone(), lane.clone(), found.local, limit).await?;
+        let passthrough = Passthrough::open(domain.clone(), lane.clone(), kept.is_local(), limit).await?;
         let agent = duration(limits.agent);
         let reach = match description.agent {
-            Some(_) => Reach::through(AgentLine::new(found.domain.clone(), pool.lane()), agent),
+            Some(_) => Reach::through(kept.agent_line(), agent),
             None => Reach::new(None, agent),
         };
         let clock = Clock::start();
         Ok(LibvirtMachine {
-            hand: Hand::new(found.domain, lane, found.persistent, duration(limits.offline_block)),
+            persistent: told.persistent,
+            hand: Hand::new(domain, lane, told.persistent, duration(limits.offline_block)),
             monitor: Monitor::new(Line::Libvirt(passthrough), limit),
-            events,
+            events: told.events,
             reach,
             clock,
             lasting: None,
@@ -137,39 +136,34 @@ impl LibvirtMachine {
         self
     }
 
+    /// Whether it has a definition for its next start; one without vanishes at its end.
+    pub fn is_persistent(&self) -> bool {
+        self.persistent
+    }
+
+    /// Whether the definition follows each change.
+    pub fn keeps_definition(&self) -> bool {
+        self.hand.keeps()
+    }
+
     /// Changes of the running machine that its definition for the next start did not follow, with libvirt's reasons.
     pub fn not_followed(&self) -> &[String] {
         self.hand.not_followed()
     }
 }
 
-/// Blocks as its calls do.
-fn find(uri: &str, name: &str) -> Result<Found, Error> {
-    let connection = Connection::open(uri)?;
-    // Not every kind of connection has it.
-    let _ = connection.keep_alive(ALIVE.0, ALIVE.1);
-    let domain = connection.domain(name)?;
+/// What there is to know before driving, or what the domain does instead of running. Blocks as its calls do.
+fn ask(domain: &Domain) -> Result<Result<Before, State>, Error> {
     let state = domain.state()?;
-    let is_there = match state {
-        State::Running | State::Blocked | State::Paused | State::Suspended | State::Unknown => true,
-        State::ShuttingDown | State::Off | State::Crashed => false,
-    };
-    Ok(Found {
-        state,
+    if !state.is_there() {
+        return Ok(Err(state));
+    }
+    Ok(Ok(Before {
         persistent: domain.is_persistent()?,
         live: domain.xml(Xml::Live)?,
-        local: is_local(&connection.uri()?),
         // Before anything is asked of the machine, so that no event is missed.
-        events: if is_there { Some(Events::subscribe(&domain)?) } else { None },
-        domain,
-    })
-}
-
-/// True for a URI whose hypervisor is on this host: no transport or `unix`, and no host named (libvirt's docs/uri).
-fn is_local(uri: &str) -> bool {
-    let Some((scheme, rest)) = uri.split_once("://") else { return false };
-    let transport = scheme.split_once('+').map(|(_, transport)| transport);
-    matches!(transport, None | Some("unix")) && rest.starts_with('/')
+        events: Events::subscribe(domain)?,
+    }))
 }
 
 impl Hypervisor for LibvirtMachine {
@@ -252,16 +246,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn a_uri_with_a_host_or_another_transport_is_not_local() {
-        for uri in ["qemu:///system", "qemu+unix:///session?socket=/run/x", "test:///default"] {
-            assert!(is_local(uri), "{uri}");
-        }
-        for uri in ["qemu+ssh://host/system", "qemu://host/system", "qemu+tls:///system", "nonsense"] {
-            assert!(!is_local(uri), "{uri}");
-        }
-    }
 
     #[test]
     fn a_guests_refusal_comes_with_its_reason_from_qemu() {

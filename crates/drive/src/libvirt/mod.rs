@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! LibvirtMachine            the driver seam                             machine.rs, act.rs
+//! Kept                      a machine found, running or not          kept.rs
 //! Passthrough, AgentLine    QEMU and the guest agent through libvirt    passthrough.rs, agent.rs
 //! Pool -> Lane              blocking calls with a deadline, for tasks   pool.rs
 //! Events                    what libvirt tells by itself                events.rs, callbacks.rs
@@ -19,6 +20,7 @@ mod connection;
 mod domain;
 mod error;
 mod events;
+mod kept;
 mod library;
 mod machine;
 mod passthrough;
@@ -32,6 +34,7 @@ pub use connection::{Closed, Connection, Versions, Which};
 pub use domain::Domain;
 pub use error::{Code, Error};
 pub use events::{Event, EventKind, Events, Heard, Lifecycle};
+pub use kept::{FindError, Kept, Unreachable};
 pub use machine::{LibvirtMachine, OpenError};
 pub use passthrough::Passthrough;
 pub use pool::{CallError, Lane, Pool};

@@ -1,6 +1,7 @@
 //! The words for what a domain is and what is done to it, with libvirt's numbers for them.
 
 use std::ffi::{c_int, c_uint};
+use std::fmt;
 
 use scale::units::Bytes;
 use virt_sys as sys;
@@ -72,6 +73,14 @@ pub enum State {
 }
 
 impl State {
+    /// True where there is a QEMU process to speak to.
+    pub fn is_there(self) -> bool {
+        match self {
+            Self::Running | Self::Blocked | Self::Paused | Self::Suspended | Self::Unknown => true,
+            Self::ShuttingDown | Self::Off | Self::Crashed => false,
+        }
+    }
+
     pub(super) fn from(number: c_int) -> Self {
         match u32::try_from(number) {
             Ok(sys::VIR_DOMAIN_RUNNING) => Self::Running,
@@ -83,6 +92,22 @@ impl State {
             Ok(sys::VIR_DOMAIN_PMSUSPENDED) => Self::Suspended,
             _ => Self::Unknown,
         }
+    }
+}
+
+impl fmt::Display for State {
+    /// The words of `virsh list`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Blocked => "idle",
+            Self::Paused => "paused",
+            Self::ShuttingDown => "in shutdown",
+            Self::Off => "shut off",
+            Self::Crashed => "crashed",
+            Self::Suspended => "pmsuspended",
+            Self::Unknown => "no state",
+        })
     }
 }
 
