@@ -6,55 +6,69 @@ use scale::plan::Asked;
 use scale::report::{Report, Verdict};
 use std::io::IsTerminal;
 
+use crate::address::quoted;
 use crate::args::Resize;
 use crate::failure::{DONE, Failure, PARTIAL};
 use crate::progress::{Consent, Sofar, Talk, Voice};
 use crate::show::{as_options, how_far};
-use crate::target::{block_on, history, journal, open};
+use crate::target::{Reached, block_on, history, journal, open};
 use crate::{screen, show, wire};
 
 /// Carries the command out; its exit status.
-pub(crate) fn run(asked: &Resize, yes: bool) -> Result<u8, Failure> {
+pub(crate) fn run(asked: &Resize, yes: bool, live_only: bool) -> Result<u8, Failure> {
     let json = asked.machine.output.json;
     let consent = match (yes, screen::can_ask() && !json) {
         (true, _) => Consent::Given,
         (false, true) => Consent::Ask,
         (false, false) => Consent::Nobody,
     };
-    let report = block_on(carry_out(asked, consent))?;
+    let ended = block_on(carry_out(asked, consent, live_only))?;
+    let Ended { report, not_followed } = &ended;
     if json {
-        screen::say(&wire::Document::Report((&report).into()).render());
+        let report = wire::report::Report { not_followed: not_followed.clone(), ..report.into() };
+        screen::say(&wire::Document::Report(report).render());
     } else {
         let room = screen::columns();
-        screen::say(&show::report::report(&report, room));
+        screen::say(&show::report::report(report, room));
+        screen::say(&show::report::not_followed(not_followed.as_deref().unwrap_or_default(), room));
         let command = command_line(asked, report.asked);
-        screen::say(&show::report::again(&report, &command, room).unwrap_or_default());
+        screen::say(&show::report::again(report, &command, room).unwrap_or_default());
     }
-    Ok(if report.verdict == Verdict::Proven { DONE } else { PARTIAL })
+    let followed = not_followed.as_ref().is_none_or(Vec::is_empty);
+    Ok(if report.verdict == Verdict::Proven && followed { DONE } else { PARTIAL })
 }
 
-async fn carry_out(asked: &Resize, consent: Consent) -> Result<Report, Failure> {
+/// How an `apply` ended.
+struct Ended {
+    report: Report,
+    /// Changes that the machine's definition in libvirt did not follow, each with libvirt's reason; nothing where it
+    /// has none.
+    not_followed: Option<Vec<String>>,
+}
+
+async fn carry_out(asked: &Resize, consent: Consent, live_only: bool) -> Result<Ended, Failure> {
     let limits = Limits::default();
     let vm = &asked.machine.vm;
-    let mut driver = open(&asked.machine, &limits).await?;
-    let mut journal = journal(vm)?;
+    let wanted = asked.wanted();
+    let Reached { mut driver, key } = open(&asked.machine, Some(&wanted), live_only, &limits).await?;
+    let mut journal = journal(&key)?;
     let voice = match (asked.machine.output.json, std::io::stderr().is_terminal() && screen::is_terminal()) {
         (true, _) => Voice::Silent,
         (false, true) => Voice::Bar,
         (false, false) => Voice::Lines,
     };
     let sofar = Sofar::default();
-    let mut talk = Talk::new(vm.to_string(), voice, consent, &sofar);
+    let mut talk = Talk::new(vm.to_string(), voice, consent, driver.definition(), &sofar);
     let ended = tokio::select! {
-        ended = resize(&mut driver, &mut journal, asked.wanted(), &limits, &mut talk) => Some(ended),
+        ended = resize(&mut driver, &mut journal, wanted, &limits, &mut talk) => Some(ended),
         () = stopped(&sofar) => None,
     };
     talk.end();
     match ended {
-        Some(Ok(report)) => Ok(report),
+        Some(Ok(report)) => Ok(Ended { report, not_followed: driver.not_followed().map(<[String]>::to_vec) }),
         Some(Err(ResizeError::Declined)) if consent == Consent::Nobody => Err(Failure::NobodyToAsk),
         Some(Err(error)) => Err(Failure::of_resize(error, sofar.began.get())),
-        None => Err(Failure::Interrupted(where_it_stopped(asked)?)),
+        None => Err(Failure::Interrupted(where_it_stopped(asked, &key)?)),
     }
 }
 
@@ -70,9 +84,9 @@ async fn stopped(sofar: &Sofar) {
     }
 }
 
-fn where_it_stopped(asked: &Resize) -> Result<String, Failure> {
+fn where_it_stopped(asked: &Resize, key: &str) -> Result<String, Failure> {
     let vm = &asked.machine.vm;
-    let history = history(vm)?;
+    let history = history(key)?;
     Ok(match history.open() {
         Some(open) => format!(
             "{}. What was sent may still take effect: `supple observe` shows it, and `{}` goes on from there.",
@@ -85,7 +99,8 @@ fn where_it_stopped(asked: &Resize) -> Result<String, Failure> {
 
 /// The command that asks for the same, whatever has been done of it.
 fn command_line(asked: &Resize, sizes: Asked) -> String {
-    let agent = asked.machine.agent.as_ref().map(|path| format!(" --agent {}", path.display()));
+    let agent =
+        asked.machine.agent.as_ref().map(|path| format!(" --agent {}", quoted(&path.display().to_string())));
     let (vm, agent) = (&asked.machine.vm, agent.unwrap_or_default());
     format!("supple apply {vm}{agent} {}", as_options(sizes, &asked.wanted()))
 }

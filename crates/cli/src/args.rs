@@ -7,7 +7,7 @@ use scale::units::{BadCount, BadSize, Bytes, Change, parse_change, parse_count};
 use scale::wanted::{Mechanism, Wanted, ZoneWish};
 use std::path::PathBuf;
 
-use crate::address::Address;
+use crate::address::{Address, BadAddress};
 
 const HELP_STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -31,19 +31,31 @@ Sizes:
 
 const EXAMPLES: &str = "\
 Examples:
-  supple apply qmp:/run/web1/qmp.sock --agent /run/web1/qga.sock --memory 6G --vcpus 4
-  supple apply /run/web1/qmp.sock --agent /run/web1/qga.sock --memory -512M --yes";
+  supple apply web1 --memory 6G --vcpus 4
+  supple apply qemu+ssh://root@host/system#web1 --memory -512M --yes
+  supple apply qmp:/run/web1/qmp.sock --agent /run/web1/qga.sock --memory 6G";
+
+const MACHINES: &str = "\
+Machines:
+  web1, or its uuid           a machine of libvirt's: of --connect, else of $SUPPLE_CONNECT, else of
+                              $LIBVIRT_DEFAULT_URI, else the host's (qemu:///system), or your own
+                              (qemu:///session) where the host's does not let you in
+  qemu+ssh://host/system#web1 the same with its libvirt's URI, in one word
+  qmp:/run/web1/qmp.sock      a machine on plain QEMU, by its QMP socket";
 
 const PLAN_USAGE: &str = "supple plan <VM> [--memory <SIZE>] [--vcpus <COUNT>] [OPTIONS]";
 const APPLY_USAGE: &str = "supple apply <VM> [--memory <SIZE>] [--vcpus <COUNT>] [OPTIONS]";
 
 /// Resizes running virtual machines and proves it in the guest.
 ///
-/// A machine is named by its QMP socket: qmp:/run/web1/qmp.sock. With --agent, the guest agent's socket, Supple asks
-/// the guest itself; without it, proofs are weaker and say so.
+/// A machine is named as libvirt names it, or by its QMP socket: qmp:/run/web1/qmp.sock. Supple asks the guest itself
+/// through its agent, over libvirt or over the socket of --agent; without an agent, proofs are weaker and say so.
 #[derive(Debug, Parser)]
-#[command(name = "supple", version, styles = HELP_STYLES, after_help = EXIT_STATUS, max_term_width = 100)]
+#[command(name = "supple", version, styles = HELP_STYLES, after_help = format!("{MACHINES}\n\n{EXIT_STATUS}"), max_term_width = 100)]
 pub(crate) struct Cli {
+    /// The libvirt whose machines are meant, as with virsh: qemu:///system, qemu:///session, qemu+ssh://host/system
+    #[arg(long, short, global = true, value_name = "URI", value_parser = read_connection)]
+    pub(crate) connect: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -54,28 +66,34 @@ pub(crate) enum Command {
     /// Show what QEMU says, what the guest says, and where they differ
     ///
     /// Also shows removals that the guest has not answered yet, and a run that was interrupted. Changes nothing.
-    #[command(after_help = EXIT_STATUS)]
+    #[command(after_help = format!("{MACHINES}\n\n{EXIT_STATUS}"))]
     Observe(Machine),
     /// Show what a resize would do, step by step, and change nothing
-    #[command(after_help = SIZES, override_usage = PLAN_USAGE)]
+    #[command(after_help = format!("{MACHINES}\n\n{SIZES}"), override_usage = PLAN_USAGE)]
     Plan(Resize),
     /// Resize a machine: show the plan, ask, do it, and prove it in the guest
     ///
     /// Every step is written down before it is sent, so Ctrl-C, kill -9 or a crash lose nothing: run the same command
     /// again and it goes on from where the machine stands.
-    #[command(after_help = format!("{EXAMPLES}\n\n{SIZES}\n\n{EXIT_STATUS}"), override_usage = APPLY_USAGE)]
+    #[command(after_help = format!("{EXAMPLES}\n\n{MACHINES}\n\n{SIZES}\n\n{EXIT_STATUS}"), override_usage = APPLY_USAGE)]
     Apply {
         #[command(flatten)]
         resize: Resize,
         /// Apply the plan without asking
         #[arg(short, long)]
         yes: bool,
+        /// Change the running machine only, and leave its definition in libvirt as it is: the change is gone at its next
+        /// start. Without it, the definition follows each change, so that the next start has the same
+        #[arg(long)]
+        live_only: bool,
     },
     /// Tell of the last run: what was asked, what was achieved, what held it back
     ///
-    /// Reads Supple's records only; the machine need not be running.
+    /// Reads Supple's records only; the machine need not be running. A name of libvirt's is looked up there for its
+    /// uuid; a uuid itself is not.
+    #[command(after_help = MACHINES)]
     Why {
-        /// The machine: qmp:/path/to/qmp.sock
+        /// The machine: its name or uuid in libvirt, or qmp:/path/to/qmp.sock
         #[arg(value_hint = ValueHint::FilePath)]
         vm: Address,
         #[command(flatten)]
@@ -97,22 +115,41 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// Takes in `--connect`, for commands about one machine.
+    pub(crate) fn connect(&mut self, uri: Option<&str>) -> Result<(), BadAddress> {
+        let (Some(uri), Some(vm)) = (uri, self.vm()) else { return Ok(()) };
+        *vm = vm.clone().at(uri)?;
+        Ok(())
+    }
+
+    fn vm(&mut self) -> Option<&mut Address> {
+        match self {
+            Command::Observe(machine) | Command::Guest(Guest::Setup(machine)) => Some(&mut machine.vm),
+            Command::Plan(resize) | Command::Apply { resize, .. } => Some(&mut resize.machine.vm),
+            Command::Why { vm, .. } => Some(vm),
+            Command::Guest(Guest::UdevRule(_)) | Command::Completions { .. } | Command::Man { .. } => None,
+        }
+    }
+}
+
 /// What to do in a guest.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Guest {
     /// Print the udev rule that onlines new memory and vCPUs
     UdevRule(Output),
     /// Install the udev rule through the guest agent, or say what to do by hand
+    #[command(after_help = MACHINES)]
     Setup(Machine),
 }
 
 /// Which machine, and how to print.
 #[derive(Debug, Args)]
 pub(crate) struct Machine {
-    /// The machine: qmp:/path/to/qmp.sock
+    /// The machine: its name or uuid in libvirt, or qmp:/path/to/qmp.sock
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) vm: Address,
-    /// The guest agent's socket
+    /// The guest agent's socket, for a machine on plain QEMU; libvirt knows that of its own
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) agent: Option<PathBuf>,
     #[command(flatten)]
@@ -135,7 +172,7 @@ pub(crate) struct Resize {
     #[arg(long, short, value_name = "SIZE", group = "sizes", value_parser = read_size, allow_hyphen_values = true)]
     memory: Option<Change<Bytes>>,
     /// The guest's vCPUs: 4, or a step such as +2 or -1
-    #[arg(long, short = 'c', value_name = "COUNT", group = "sizes", value_parser = read_count, allow_hyphen_values = true)]
+    #[arg(long, short = 'v', value_name = "COUNT", group = "sizes", value_parser = read_count, allow_hyphen_values = true)]
     vcpus: Option<Change<u32>>,
     /// How memory changes; by default virtio-mem where there is a device, else DIMMs, and never the balloon
     #[arg(long, value_enum, requires = "memory")]
@@ -207,6 +244,22 @@ impl From<ZoneArg> for ZoneWish {
     }
 }
 
+/// The value of `--connect`, where it makes sense.
+fn read_connection(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("it is empty; give a URI such as qemu:///system, or leave it out".to_owned());
+    }
+    if text.bytes().all(|b| b.is_ascii_digit() || b == b'+' || b == b'-') {
+        return Err("it is the URI of a libvirt, as with virsh; vCPUs are --vcpus or -v".to_owned());
+    }
+    if let Some((uri, name)) = text.split_once('#') {
+        return Err(format!(
+            "it names a machine too; write `--connect '{uri}' {name}`, or the whole as the machine"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 fn read_size(text: &str) -> Result<Change<Bytes>, BadSize> {
     parse_change(text)
 }
@@ -242,7 +295,7 @@ mod tests {
         assert_eq!(wanted("--memory 6G").memory, Some(Change::To(Bytes::gib(6))));
         assert_eq!(wanted("--memory -512M").memory, Some(Change::Shrink(Bytes::mib(512))));
         assert_eq!(wanted("--memory=+2G --vcpus -1").vcpus, Some(Change::Shrink(1)));
-        assert_eq!(wanted("-m +2G -c 4").vcpus, Some(Change::To(4)));
+        assert_eq!(wanted("-m +2G -v 4").vcpus, Some(Change::To(4)));
         let all = wanted("--memory 6G --mechanism virtio-mem --node 1 --zone movable");
         assert_eq!(
             (all.mechanism, all.node, all.zone),
@@ -264,5 +317,16 @@ mod tests {
         assert!(said.contains("--memory") && said.contains("--vcpus"), "{said}");
         let said = refused("supple plan /run/q.sock --vcpus 2 --node 1");
         assert!(said.contains("--memory"), "{said}");
+    }
+
+    #[test]
+    fn what_cannot_be_a_connection_is_told_what_it_may_be() {
+        assert!(read_connection("4").unwrap_err().contains("--vcpus"));
+        assert!(read_connection("+2").unwrap_err().contains("--vcpus"));
+        assert!(
+            read_connection("qemu:///system#web1").unwrap_err().contains("--connect 'qemu:///system' web1")
+        );
+        assert!(read_connection("").is_err());
+        assert_eq!(read_connection("hail").as_deref(), Ok("hail"), "an alias of libvirt's configuration");
     }
 }

@@ -2,6 +2,8 @@
 
 use drive::ObserveError;
 use drive::journal::JournalError;
+#[cfg(feature = "libvirt")]
+use drive::libvirt::{self, CallError, FindError};
 use drive::qmp::OpenError;
 use drive::resize::ResizeError;
 use scale::plan::Refusal;
@@ -75,6 +77,14 @@ impl Failure {
             ResizeError::Unsound(_) => "unsound-plan",
         };
         Failure::Broke { kind, message: error.to_string(), began }
+    }
+
+    /// A machine of libvirt's, and no libvirt in this program.
+    #[cfg(not(feature = "libvirt"))]
+    pub(crate) fn no_libvirt() -> Failure {
+        let message = "this supple was built without libvirt, so it reaches a machine by its QMP socket alone: \
+                       qmp:/path/to/qmp.sock; build it with its feature `libvirt` (the default) for machines by name";
+        Failure::Broke { kind: "no-libvirt", message: message.to_owned(), began: false }
     }
 
     /// The exit status.
@@ -156,6 +166,38 @@ impl From<ObserveError> for Failure {
 
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Failure {
+        Failure::Broke { kind: "unreachable", message: error.to_string(), began: false }
+    }
+}
+
+#[cfg(feature = "libvirt")]
+impl From<FindError> for Failure {
+    fn from(error: FindError) -> Failure {
+        let kind = match &error {
+            FindError::Unreachable(_) => "unreachable",
+            FindError::NoMachine { .. } => "no-such-machine",
+        };
+        Failure::Broke { kind, message: error.to_string(), began: false }
+    }
+}
+
+#[cfg(feature = "libvirt")]
+impl From<libvirt::OpenError> for Failure {
+    fn from(error: libvirt::OpenError) -> Failure {
+        let kind = match error {
+            libvirt::OpenError::Find(error) => return error.into(),
+            libvirt::OpenError::NotRunning { .. } => "not-running",
+            libvirt::OpenError::Untold { .. }
+            | libvirt::OpenError::Description { .. }
+            | libvirt::OpenError::Monitor(_) => "unreachable",
+        };
+        Failure::Broke { kind, message: error.to_string(), began: false }
+    }
+}
+
+#[cfg(feature = "libvirt")]
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Failure {
         Failure::Broke { kind: "unreachable", message: error.to_string(), began: false }
     }
 }

@@ -6,11 +6,12 @@ use scale::limits::Limits;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::address::{Address, Domain};
 use crate::args::{Machine, Output};
 use crate::failure::{DONE, Failure, PARTIAL, UNCHANGED};
 use crate::paint::{GOOD, WARN, paint};
 use crate::show::paragraph;
-use crate::target::block_on;
+use crate::target::{block_on, without_agent};
 use crate::words::clean;
 use crate::{screen, wire};
 
@@ -35,9 +36,13 @@ struct Ended {
 
 /// Installs the rule through the guest's agent; the exit status.
 pub(crate) fn setup(machine: &Machine) -> Result<u8, Failure> {
-    let ended = match &machine.agent {
-        Some(agent) => block_on(install(agent)),
-        None => not_tried("no guest agent is named: add --agent PATH".to_owned()),
+    let ended = match (&machine.vm, &machine.agent) {
+        (Address::Libvirt(domain), agent) => {
+            without_agent(agent.as_deref())?;
+            block_on(of_libvirt(domain))?
+        }
+        (Address::Qmp(_), Some(agent)) => block_on(over_socket(agent)),
+        (Address::Qmp(_), None) => not_tried("no guest agent is named: add --agent PATH".to_owned()),
     };
     if machine.output.json {
         screen::say(&wire::Document::Setup(document(&ended)).render());
@@ -47,12 +52,44 @@ pub(crate) fn setup(machine: &Machine) -> Result<u8, Failure> {
     Ok(ended.status)
 }
 
-async fn install(agent: &Path) -> Ended {
-    let limit = Duration::from_millis(Limits::default().agent.as_millis());
-    let mut agent = match Agent::connect(agent, limit).await {
-        Ok(agent) => agent,
-        Err(error) => return not_tried(error.to_string()),
+fn limit() -> Duration {
+    Duration::from_millis(Limits::default().agent.as_millis())
+}
+
+async fn over_socket(agent: &Path) -> Ended {
+    match Agent::connect(agent, limit()).await {
+        Ok(agent) => install(agent).await,
+        Err(error) => not_tried(error.to_string()),
+    }
+}
+
+#[cfg(feature = "libvirt")]
+async fn of_libvirt(domain: &Domain) -> Result<Ended, Failure> {
+    let kept = crate::kept::find(domain, &Limits::default()).await?;
+    let state = kept.state().await?;
+    let name = kept.name();
+    if !state.is_there() {
+        return Ok(not_tried(format!("{name} does not run ({state})")));
+    }
+    let description = kept.described(drive::libvirt::Xml::Live).await?;
+    let agent = drive::domxml::Domain::parse(&description).ok().and_then(|described| described.agent);
+    let why = match agent {
+        None => "has no channel for a guest agent; `supple prepare` gives it one from its next start on",
+        Some(channel) if channel.connected == Some(false) => {
+            "has no guest agent: install and start qemu-guest-agent in the guest"
+        }
+        Some(_) => return Ok(install(kept.agent()).await),
     };
+    Ok(not_tried(format!("{name} {why}")))
+}
+
+#[cfg(not(feature = "libvirt"))]
+async fn of_libvirt(_: &Domain) -> Result<Ended, Failure> {
+    Err(Failure::no_libvirt())
+}
+
+async fn install(mut agent: Agent) -> Ended {
+    let limit = limit();
     let done = |what: String, by_hand: &str| Ended { status: DONE, what, by_hand: by_hand.to_owned() };
     match install_udev_rule(&mut agent, limit).await {
         Ok(Installed::Loaded) => {

@@ -1,4 +1,4 @@
-//! The program users run: `supple observe | plan | apply | why | guest`.
+//! The program users run: `supple list | observe | plan | apply | why | ...`.
 //!
 //! It reads the command line, calls the one command and prints how it ended. What a resize is and whether it is done
 //! is decided in `scale` and `drive`.
@@ -6,11 +6,16 @@
 mod address;
 mod apply;
 mod args;
+#[cfg(feature = "libvirt")]
+mod connect;
 mod drift;
+mod driver;
 #[cfg(test)]
 mod example;
 mod failure;
 mod guest;
+#[cfg(feature = "libvirt")]
+mod kept;
 mod manual;
 mod observe;
 mod paint;
@@ -18,6 +23,8 @@ mod plan;
 mod progress;
 mod screen;
 mod show;
+#[cfg(feature = "libvirt")]
+mod shut_off;
 mod table;
 mod target;
 mod why;
@@ -35,10 +42,17 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return bad_usage(&error),
     };
-    let (json, ended) = match cli.command {
+    let Cli { mut command, connect } = cli;
+    if let Err(error) = command.connect(connect.as_deref()) {
+        let failure = Failure::Usage(format!("error: {error}\n"));
+        return end(&failure, asks_for_json());
+    }
+    let (json, ended) = match command {
         Command::Observe(machine) => (machine.output.json, observe::run(&machine)),
         Command::Plan(resize) => (resize.machine.output.json, plan::run(&resize)),
-        Command::Apply { resize, yes } => (resize.machine.output.json, apply::run(&resize, yes)),
+        Command::Apply { resize, yes, live_only } => {
+            (resize.machine.output.json, apply::run(&resize, yes, live_only))
+        }
         Command::Why { vm, output } => (output.json, why::run(&vm, &output)),
         Command::Guest(Guest::UdevRule(output)) => (output.json, guest::udev_rule(&output)),
         Command::Guest(Guest::Setup(machine)) => (machine.output.json, guest::setup(&machine)),
@@ -60,9 +74,13 @@ fn end(failure: &Failure, json: bool) -> ExitCode {
     ExitCode::from(failure.status())
 }
 
+fn asks_for_json() -> bool {
+    std::env::args_os().any(|word| word == "--json")
+}
+
 /// Help and the version are no errors. A bad command line is told as JSON where `--json` is on it.
 fn bad_usage(error: &clap::Error) -> ExitCode {
-    let json = std::env::args_os().any(|word| word == "--json");
+    let json = asks_for_json();
     if json && error.use_stderr() {
         return end(&Failure::Usage(error.to_string()), true);
     }

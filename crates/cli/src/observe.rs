@@ -4,6 +4,7 @@ use drive::resize::observe;
 use jiff::tz::TimeZone;
 use scale::limits::Limits;
 
+use crate::address::Address;
 use crate::args::Machine;
 use crate::failure::{DONE, Failure};
 use crate::show::observed::observed;
@@ -14,10 +15,10 @@ use crate::{screen, wire};
 /// Carries the command out; its exit status.
 pub(crate) fn run(machine: &Machine) -> Result<u8, Failure> {
     let limits = Limits::default();
-    let history = history(&machine.vm)?;
-    let seen = block_on(async {
-        let mut driver = open(machine, &limits).await?;
-        observe(&mut driver, &history).await.map_err(Failure::from)
+    let (seen, history) = block_on(async {
+        let mut reached = open(machine, None, false, &limits).await?;
+        let history = history(&reached.key)?;
+        Ok::<_, Failure>((observe(&mut reached.driver, &history).await?, history))
     })?;
     if machine.output.json {
         let seen = wire::observed::Observed::of(&seen, history.open(), None);
@@ -27,7 +28,7 @@ pub(crate) fn run(machine: &Machine) -> Result<u8, Failure> {
     let room = screen::columns();
     let address = machine.vm.to_string();
     let mut text = observed(&seen, &address, room);
-    if machine.agent.is_none() {
+    if machine.agent.is_none() && matches!(machine.vm, Address::Qmp(_)) {
         text.push_str("Name the guest agent's socket with --agent PATH, and the guest itself is asked.\n");
     }
     let reader = Reader { now: seen.at, zone: TimeZone::system(), room };

@@ -14,17 +14,18 @@ use crate::{screen, wire};
 pub(crate) fn run(resize: &Resize) -> Result<u8, Failure> {
     let limits = Limits::default();
     let machine = &resize.machine;
-    let history = history(&machine.vm)?;
-    let seen = block_on(async {
-        let mut driver = open(machine, &limits).await?;
-        observe(&mut driver, &history).await.map_err(Failure::from)
+    let wanted = resize.wanted();
+    let (seen, definition) = block_on(async {
+        let mut reached = open(machine, Some(&wanted), false, &limits).await?;
+        let history = history(&reached.key)?;
+        Ok::<_, Failure>((observe(&mut reached.driver, &history).await?, reached.driver.definition()))
     })?;
-    let plan = plan(&seen, &resize.wanted(), &limits).map_err(Failure::Refused)?;
+    let plan = plan(&seen, &wanted, &limits).map_err(Failure::Refused)?;
     if machine.output.json {
         screen::say(&wire::Document::Plan((&plan).into()).render());
     } else {
         let address = machine.vm.to_string();
-        screen::say(&show(&plan, &seen.machine, &address, Purpose::Look, screen::columns()));
+        screen::say(&show(&plan, &seen.machine, &address, Purpose::Look(definition), screen::columns()));
     }
     Ok(DONE)
 }

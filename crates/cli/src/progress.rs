@@ -11,6 +11,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
+use crate::driver::Definition;
 use crate::screen;
 use crate::show::paragraph;
 use crate::show::plan::{Purpose, plan};
@@ -59,6 +60,7 @@ pub(crate) struct Talk<'a> {
     address: String,
     voice: Voice,
     consent: Consent,
+    definition: Definition,
     sofar: &'a Sofar,
     shown: bool,
     plan: Option<Plan>,
@@ -69,12 +71,19 @@ pub(crate) struct Talk<'a> {
 
 impl<'a> Talk<'a> {
     /// A talk about the machine at `address`.
-    pub(crate) fn new(address: String, voice: Voice, consent: Consent, sofar: &'a Sofar) -> Talk<'a> {
+    pub(crate) fn new(
+        address: String,
+        voice: Voice,
+        consent: Consent,
+        definition: Definition,
+        sofar: &'a Sofar,
+    ) -> Talk<'a> {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         Talk {
             address,
             voice,
             consent,
+            definition,
             sofar,
             shown: false,
             plan: None,
@@ -95,7 +104,13 @@ impl<'a> Talk<'a> {
             text.push_str("\nThe machine has changed meanwhile. The plan is now:\n\n");
         }
         self.shown = true;
-        text.push_str(&plan(to_run, &seen.machine, &self.address, Purpose::Apply, screen::columns()));
+        text.push_str(&plan(
+            to_run,
+            &seen.machine,
+            &self.address,
+            Purpose::Apply(self.definition),
+            screen::columns(),
+        ));
         text.push('\n');
         // Who is asked must see what about, wherever the output goes.
         if self.consent == Consent::Ask && !screen::is_terminal() {

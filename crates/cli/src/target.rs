@@ -5,11 +5,13 @@ use drive::qmp::QmpMachine;
 use scale::history::History;
 use scale::limits::Limits;
 use scale::time::Moment;
-use std::path::PathBuf;
+use scale::wanted::Wanted;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::address::Address;
+use crate::address::{Address, Domain, socket_key};
 use crate::args::Machine;
+use crate::driver::Driver;
 use crate::failure::Failure;
 
 /// Runs one command's future: on this thread alone, so that starting costs nothing.
@@ -18,31 +20,136 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     runtime.expect("a runtime on this thread needs only a few file descriptors").block_on(future)
 }
 
-/// Connects to the machine.
-pub(crate) async fn open(machine: &Machine, limits: &Limits) -> Result<QmpMachine, Failure> {
-    // Its monitor takes one client: another supple's run would make this wait in vain.
-    if let Some(process) = holder(&machine.vm)? {
-        return Err(Failure::Busy(process));
+/// A machine that was reached.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    /// What drives it.
+    pub(crate) driver: Driver,
+    /// What its journal is found by.
+    pub(crate) key: String,
+}
+
+/// Connects to the machine, for a resize as `wanted` or to look at it. With `live_only`, the definition of one that
+/// libvirt keeps stays as it is.
+pub(crate) async fn open(
+    machine: &Machine,
+    wanted: Option<&Wanted>,
+    live_only: bool,
+    limits: &Limits,
+) -> Result<Reached, Failure> {
+    match &machine.vm {
+        Address::Qmp(_) if live_only => Err(Failure::Usage(
+            "error: --live-only is for machines of libvirt's: one on plain QEMU has no definition that a change could \
+             be kept in\n"
+                .to_owned(),
+        )),
+        Address::Qmp(socket) => {
+            let key = socket_key(socket);
+            // Its monitor takes one client: another supple's run would make this wait in vain.
+            refuse_while_held(&key)?;
+            let driver = QmpMachine::open(socket, machine.agent.as_deref(), limits).await?;
+            Ok(Reached { driver: Driver::Qmp(Box::new(driver)), key })
+        }
+        Address::Libvirt(domain) => {
+            without_agent(machine.agent.as_deref())?;
+            of_libvirt(domain, machine, wanted, live_only, limits).await
+        }
     }
-    Ok(QmpMachine::open(machine.vm.qmp(), machine.agent.as_deref(), limits).await?)
+}
+
+/// Refuses `--agent` for a machine of libvirt's.
+pub(crate) fn without_agent(agent: Option<&Path>) -> Result<(), Failure> {
+    match agent {
+        None => Ok(()),
+        Some(_) => Err(Failure::Usage(
+            "error: libvirt holds the guest agent's socket of its machines, and Supple asks the agent through it; leave \
+             --agent out\n"
+                .to_owned(),
+        )),
+    }
+}
+
+#[cfg(feature = "libvirt")]
+async fn of_libvirt(
+    domain: &Domain,
+    machine: &Machine,
+    wanted: Option<&Wanted>,
+    live_only: bool,
+    limits: &Limits,
+) -> Result<Reached, Failure> {
+    let kept = crate::kept::find(domain, limits).await?;
+    let key = crate::address::uuid_key(&kept.uuid());
+    refuse_while_held(&key)?;
+    let driver = crate::kept::drive(&kept, &machine.vm, wanted, limits).await?;
+    let driver = if live_only { driver.live_only() } else { driver };
+    Ok(Reached { driver: Driver::Libvirt(Box::new(driver)), key })
+}
+
+#[cfg(not(feature = "libvirt"))]
+async fn of_libvirt(
+    _: &Domain,
+    _: &Machine,
+    _: Option<&Wanted>,
+    _: bool,
+    _: &Limits,
+) -> Result<Reached, Failure> {
+    Err(Failure::no_libvirt())
+}
+
+/// What the machine's journal is found by. A machine of libvirt's is looked up there for its uuid, unless that is given.
+pub(crate) fn key(address: &Address) -> Result<String, Failure> {
+    match address {
+        Address::Qmp(socket) => Ok(socket_key(socket)),
+        Address::Libvirt(domain) => key_of_libvirt(domain),
+    }
+}
+
+#[cfg(feature = "libvirt")]
+fn key_of_libvirt(domain: &Domain) -> Result<String, Failure> {
+    if let Some(uuid) = as_uuid(&domain.name) {
+        return Ok(crate::address::uuid_key(&uuid));
+    }
+    let kept = block_on(crate::kept::find(domain, &Limits::default()))?;
+    Ok(crate::address::uuid_key(&kept.uuid()))
+}
+
+#[cfg(not(feature = "libvirt"))]
+fn key_of_libvirt(_: &Domain) -> Result<String, Failure> {
+    Err(Failure::no_libvirt())
+}
+
+/// A uuid as libvirt writes it.
+#[cfg(feature = "libvirt")]
+fn as_uuid(name: &str) -> Option<String> {
+    let digits: String = name.chars().filter(|c| *c != '-').map(|c| c.to_ascii_lowercase()).collect();
+    let is_uuid = digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    is_uuid.then(|| [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]).join("-"))
+}
+
+fn refuse_while_held(key: &str) -> Result<(), Failure> {
+    match holder(key)? {
+        Some(process) => Err(Failure::Busy(process)),
+        None => Ok(()),
+    }
 }
 
 /// The machine's journal, locked for this process.
-pub(crate) fn journal(address: &Address) -> Result<FileJournal, Failure> {
-    Ok(FileJournal::open(&directory(), &address.key())?)
+pub(crate) fn journal(key: &str) -> Result<FileJournal, Failure> {
+    Ok(FileJournal::open(&directory(), key)?)
 }
 
 /// What the machine's journal adds up to.
-pub(crate) fn history(address: &Address) -> Result<History, Failure> {
-    Ok(FileJournal::read(&directory(), &address.key())?)
+pub(crate) fn history(key: &str) -> Result<History, Failure> {
+    Ok(FileJournal::read(&directory(), key)?)
 }
 
 /// The process that is at work on the machine, if one is.
-pub(crate) fn holder(address: &Address) -> Result<Option<u32>, Failure> {
-    Ok(FileJournal::holder(&directory(), &address.key())?)
+pub(crate) fn holder(key: &str) -> Result<Option<u32>, Failure> {
+    Ok(FileJournal::holder(&directory(), key)?)
 }
 
-fn directory() -> PathBuf {
+/// Where Supple keeps what it must not forget.
+pub(crate) fn directory() -> PathBuf {
     state_dir(|name| std::env::var(name).ok())
 }
 
@@ -50,4 +157,18 @@ fn directory() -> PathBuf {
 pub(crate) fn now() -> Moment {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Moment::from_unix_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(all(test, feature = "libvirt"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_is_known_however_it_is_written() {
+        let uuid = "6f3c1a52-0b1e-4c57-9b4d-1de1f0a1b2c3";
+        assert_eq!(as_uuid(&uuid.to_uppercase()).as_deref(), Some(uuid));
+        assert_eq!(as_uuid(&uuid.replace('-', "")).as_deref(), Some(uuid));
+        assert_eq!(as_uuid("web1"), None);
+        assert_eq!(as_uuid(&uuid.replace('6', "x")), None);
+    }
 }

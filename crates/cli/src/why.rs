@@ -1,4 +1,4 @@
-//! `supple why`: what is on record of a machine. It needs no connection to it.
+//! `supple why`: what is on record of a machine. It needs no connection to it, only its name in libvirt is looked up.
 
 use jiff::tz::TimeZone;
 
@@ -6,13 +6,14 @@ use crate::address::Address;
 use crate::args::Output;
 use crate::failure::{DONE, Failure};
 use crate::show::report::{Reader, history as show};
-use crate::target::{history, holder, now};
+use crate::target::{history, holder, key, now};
 use crate::{screen, wire};
 
 /// Carries the command out; its exit status.
 pub(crate) fn run(vm: &Address, output: &Output) -> Result<u8, Failure> {
-    let history = history(vm)?;
-    let process = holder(vm)?;
+    let key = key(vm)?;
+    let history = history(&key)?;
+    let process = holder(&key)?;
     if output.json {
         screen::say(&wire::Document::History(wire::report::History::of(&history, process)).render());
     } else {

@@ -12,6 +12,8 @@ fn supple() -> (Command, TempDir) {
     let dir = TempDir::new().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_supple"));
     command.env("SUPPLE_STATE_DIR", dir.path().join("state")).env_remove("COLUMNS").env("NO_COLOR", "1");
+    // No libvirt of the machine that this runs on is asked anything.
+    command.env("SUPPLE_CONNECT", "qemu+unix:///system?socket=/nowhere/libvirt-sock");
     (command, dir)
 }
 
@@ -57,12 +59,43 @@ fn bad_sizes_are_refused_with_what_to_write_instead() {
 }
 
 #[test]
-fn a_name_that_is_no_socket_is_told_what_is_accepted() {
-    for vm in ["web1", "qemu:///system", "localhost:4444"] {
+fn what_names_no_machine_is_told_what_does() {
+    for (vm, told) in [
+        ("localhost:4444", "qmp:/path/to/qmp.sock"),
+        ("", "qmp:/path/to/qmp.sock"),
+        ("qemu:///system", "write qemu:///system#web1"),
+    ] {
         let ended = run(&["observe", vm]);
         assert_eq!(ended.status, 2, "{vm}");
-        assert!(ended.err.contains("qmp:/path/to/qmp.sock"), "{vm}: {}", ended.err);
+        assert!(ended.err.contains(told), "{vm}: {}", ended.err);
     }
+}
+
+#[test]
+fn connect_is_a_uri_and_is_given_once() {
+    for (words, told) in [
+        (&["plan", "web1", "--memory", "2G", "-c", "4"][..], "vCPUs are --vcpus or -v"),
+        (&["observe", "-c", "qemu:///system", "qemu:///session#web1"], "leave --connect out"),
+        (&["-c", "qemu:///system", "observe", "qmp:/nowhere/q.sock"], "leave --connect out"),
+        (&["observe", "-c", "qemu:///system#web1", "web1"], "--connect 'qemu:///system' web1"),
+    ] {
+        let ended = run(words);
+        assert_eq!(ended.status, 2, "{words:?}");
+        assert!(ended.err.contains(told), "{words:?}: {}", ended.err);
+    }
+    let ended = run(&["observe", "qmp:/nowhere/q.sock", "-c", "qemu:///system", "--json"]);
+    let told: Value = serde_json::from_str(&ended.out).expect("one object");
+    assert_eq!(told["error"]["kind"], "usage", "{told}");
+}
+
+#[test]
+fn what_only_libvirts_machines_have_is_refused_for_others() {
+    let ended = run(&["apply", "qmp:/nowhere/q.sock", "--memory", "2G", "--live-only", "--yes"]);
+    assert_eq!(ended.status, 2);
+    assert!(ended.err.contains("--live-only is for machines of libvirt's"), "{}", ended.err);
+    let ended = run(&["observe", "web1", "--agent", "/nowhere/qga.sock"]);
+    assert_eq!(ended.status, 2);
+    assert!(ended.err.contains("leave --agent out"), "{}", ended.err);
 }
 
 #[test]
@@ -90,6 +123,7 @@ fn a_socket_that_nobody_listens_on_is_told_from_one_that_is_missing() {
 fn errors_are_json_on_standard_output_with_json() {
     for words in [
         &["observe", "qmp:/nowhere/q.sock", "--json"][..],
+        &["observe", "localhost:4444", "--json"],
         &["observe", "web1", "--json"],
         &["plan", "qmp:/nowhere/q.sock", "--json"],
     ] {
@@ -172,4 +206,81 @@ fn completions_and_man_pages_know_the_commands() {
         assert!(names.contains(&page.to_owned()), "{names:?}");
     }
     assert!(fs::read_to_string(pages.join("supple-apply.1")).unwrap().contains("supple\\-apply"));
+}
+
+/// libvirt's own make-believe driver: a connection with one running machine, `test`, and no QEMU.
+#[cfg(feature = "libvirt")]
+mod libvirt {
+    use super::*;
+
+    fn told(words: &[&str]) -> Ended {
+        let ended = run(words);
+        Ended { err: ended.err.split_whitespace().collect::<Vec<_>>().join(" "), ..ended }
+    }
+
+    #[test]
+    fn a_libvirt_that_does_not_answer_is_named_with_a_way_out() {
+        for words in [
+            &["observe", "web1"][..],
+            &["plan", "web1", "--memory", "2G"],
+            &["apply", "web1", "--memory", "2G", "--yes"],
+            &["guest", "setup", "web1"],
+            &["why", "web1"],
+        ] {
+            let ended = told(words);
+            assert_eq!((ended.status, ended.out.as_str()), (2, ""), "{words:?}");
+            assert!(
+                ended.err.starts_with("error: cannot reach libvirt at qemu+unix:"),
+                "{words:?}: {}",
+                ended.err
+            );
+            assert!(
+                ended.err.contains("/nowhere/libvirt-sock") && ended.err.contains("virsh -c"),
+                "{}",
+                ended.err
+            );
+        }
+        let ended = told(&["observe", "web1", "--json"]);
+        let said: Value = serde_json::from_str(&ended.out).unwrap();
+        assert_eq!(said["error"]["kind"], "unreachable");
+    }
+
+    #[test]
+    fn a_name_that_libvirt_does_not_know_is_answered_with_those_like_it() {
+        let ended = told(&["observe", "tset", "--connect", "test:///default"]);
+        assert_eq!(ended.status, 2);
+        let expected = "error: libvirt knows no machine 'tset' at test:///default; did you mean test?";
+        assert_eq!(ended.err, expected);
+        let ended = told(&["observe", "test:///default#oracle"]);
+        assert!(ended.err.ends_with("`supple list` shows the one that is there"), "{}", ended.err);
+        let ended = told(&["-c", "test:///default", "why", "oracle", "--json"]);
+        let said: Value = serde_json::from_str(&ended.out).unwrap();
+        assert_eq!(said["error"]["kind"], "no-such-machine");
+    }
+
+    #[test]
+    fn a_machine_that_is_not_qemus_is_refused() {
+        let ended = told(&["observe", "test:///default#test"]);
+        assert_eq!(ended.status, 2);
+        assert!(ended.err.contains("QEMU"), "{}", ended.err);
+    }
+
+    #[test]
+    fn a_record_is_found_by_name_and_by_uuid_and_the_uuid_needs_no_libvirt() {
+        let ended = told(&["why", "test:///default#test"]);
+        assert_eq!((ended.status, ended.out.as_str()), (0, "No run on test:///default#test is on record.\n"));
+        let uuid = "6F3C1A52-0B1E-4C57-9B4D-1DE1F0A1B2C3";
+        let ended = told(&["why", uuid]);
+        assert_eq!((ended.status, ended.out), (0, format!("No run on {uuid} is on record.\n")));
+    }
+}
+
+#[cfg(not(feature = "libvirt"))]
+#[test]
+fn without_libvirt_a_name_is_refused_and_says_why() {
+    for words in [&["observe", "web1"][..], &["apply", "web1", "--memory", "2G", "--yes"], &["why", "web1"]] {
+        let ended = run(words);
+        assert_eq!(ended.status, 2, "{words:?}");
+        assert!(ended.err.contains("built without libvirt"), "{words:?}: {}", ended.err);
+    }
 }

@@ -4,6 +4,7 @@ use scale::observed::Machine;
 use scale::plan::{Act, Plan, Sizes, Step, Strength};
 use scale::time::Span;
 
+use crate::driver::Definition;
 use crate::paint::{BOLD, DIM, GOOD, PLAIN, paint};
 use crate::show::{aside, headline, paragraph};
 use crate::table::{Cell, Column, Table};
@@ -24,9 +25,9 @@ const UP_TO_THE_GUEST: &str = "the guest has to put the new memory to use by its
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// To look at.
-    Look,
+    Look(Definition),
     /// To be carried out, perhaps after a question.
-    Apply,
+    Apply(Definition),
 }
 
 /// The whole plan in `room` columns.
@@ -80,10 +81,25 @@ fn foot(plan: &Plan, purpose: Purpose) -> String {
     if together {
         foot.push_str(" Bracketed steps stand or are taken back together.");
     }
-    if purpose == Purpose::Look {
-        foot.push_str(" Nothing was changed: the same words with `apply` do it.");
+    match purpose {
+        Purpose::Look(definition) => {
+            foot.push_str(next_start(definition));
+            foot.push_str(" Nothing was changed: the same words with `apply` do it.");
+        }
+        Purpose::Apply(definition) => foot.push_str(next_start(definition)),
     }
     foot
+}
+
+fn next_start(definition: Definition) -> &'static str {
+    match definition {
+        Definition::Unknown => "",
+        Definition::Follows => " Its definition in libvirt follows, so its next start has the same.",
+        Definition::Stays => {
+            " Its definition in libvirt stays as it is, so all of this is gone at its next start."
+        }
+        Definition::Transient => " The machine is transient: it has no next start.",
+    }
 }
 
 fn table(plan: &Plan) -> Table {
@@ -198,6 +214,20 @@ mod tests {
     }
 
     #[test]
+    fn what_becomes_of_the_definition_is_said() {
+        let shown = |purpose| {
+            let seen = example::observed();
+            example::text(&plan(&example::plan(), &seen.machine, "web1", purpose, 400))
+        };
+        assert!(!shown(Purpose::Apply(Definition::Unknown)).contains("definition"));
+        assert!(shown(Purpose::Apply(Definition::Follows)).contains("its next start has the same"));
+        assert!(shown(Purpose::Apply(Definition::Stays)).contains("is gone at its next start"));
+        assert!(
+            shown(Purpose::Look(Definition::Transient)).contains("it has no next start. Nothing was changed")
+        );
+    }
+
+    #[test]
     fn groups_are_bracketed_under_their_mechanism() {
         let expected = "\
 web1 (pc-q35-7.2, QEMU 7.2.22, TCG, running)
@@ -221,19 +251,19 @@ note: boot memory and boot vCPUs stay
 It ends within 2 min, undo not counted. Bracketed steps stand or are taken back together. Nothing
 was changed: the same words with `apply` do it.
 ";
-        assert_eq!(shown(&example::plan(), Purpose::Look, 100), expected);
+        assert_eq!(shown(&example::plan(), Purpose::Look(Definition::Unknown), 100), expected);
     }
 
     #[test]
     fn what_is_about_to_be_applied_is_not_said_to_change_nothing() {
-        assert!(!shown(&example::plan(), Purpose::Apply, 100).contains("Nothing"));
+        assert!(!shown(&example::plan(), Purpose::Apply(Definition::Unknown), 100).contains("Nothing"));
     }
 
     #[test]
     fn a_plan_without_steps_says_that_there_is_nothing_to_do() {
         let mut plan = example::plan();
         (plan.steps, plan.to, plan.notes) = (Vec::new(), plan.from, Vec::new());
-        let shown = shown(&plan, Purpose::Look, 100);
+        let shown = shown(&plan, Purpose::Look(Definition::Unknown), 100);
         assert!(shown.ends_with("\nnothing to do: memory 1 GiB, 1 vCPU already\n"), "{shown}");
     }
 
@@ -243,14 +273,14 @@ was changed: the same words with `apply` do it.
         plan.steps.truncate(1);
         plan.steps[0].act = Act::UnplugVcpu { id: "supple-cpu1".to_owned() };
         plan.steps[0].undo.clear();
-        assert!(shown(&plan, Purpose::Look, 120).contains("cannot be withdrawn"));
+        assert!(shown(&plan, Purpose::Look(Definition::Unknown), 120).contains("cannot be withdrawn"));
     }
 
     #[test]
     fn numbers_stand_below_each_other() {
         let mut plan = example::plan();
         plan.steps = plan.steps.iter().cycle().take(12).cloned().collect();
-        let shown = shown(&plan, Purpose::Look, 120);
+        let shown = shown(&plan, Purpose::Look(Definition::Unknown), 120);
         assert!(shown.contains("\n   9") && shown.contains("\n  10"), "{shown}");
     }
 
@@ -258,8 +288,11 @@ was changed: the same words with `apply` do it.
     fn what_is_up_to_the_guest_is_said_to_be() {
         let mut plan = example::plan();
         plan.steps[2].act = Act::AwaitOnline { device: "supple-dimm0".to_owned() };
-        assert!(shown(&plan, Purpose::Apply, 200).contains("`supple guest udev-rule` prints the rule"));
-        assert!(!shown(&example::plan(), Purpose::Apply, 200).contains("udev-rule"));
+        assert!(
+            shown(&plan, Purpose::Apply(Definition::Unknown), 200)
+                .contains("`supple guest udev-rule` prints the rule")
+        );
+        assert!(!shown(&example::plan(), Purpose::Apply(Definition::Unknown), 200).contains("udev-rule"));
     }
 
     #[test]

@@ -30,6 +30,20 @@ pub(crate) fn report(report: &Report, room: usize) -> String {
     out
 }
 
+/// Changes that the machine's definition in libvirt did not follow.
+pub(crate) fn not_followed(whys: &[String], room: usize) -> String {
+    let mut out: String =
+        whys.iter().map(|why| paragraph("not kept for the next start: ", why, room)).collect();
+    if !whys.is_empty() {
+        out.push_str(&paragraph(
+            "",
+            "`supple reconcile` has the definition follow the running machine.",
+            room,
+        ));
+    }
+    out
+}
+
 /// What to do after a report that is not all well.
 pub(crate) fn again(report: &Report, command: &str, room: usize) -> Option<String> {
     let text = format!("`{command}` tries again from here.");

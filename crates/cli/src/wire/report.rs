@@ -38,6 +38,9 @@ pub(crate) struct Report {
     pub(crate) left_behind: Vec<String>,
     /// Removals that the guest may still grant.
     pub(crate) pending: Vec<Pending>,
+    /// Changes that the machine's definition in libvirt did not follow, from `apply` alone; null where it has none, and
+    /// from records.
+    pub(crate) not_followed: Option<Vec<String>>,
 }
 
 /// What the guest shows of itself; null where it does not say.
@@ -155,6 +158,7 @@ impl From<&CoreReport> for Report {
             held_back: report.held_back.clone(),
             left_behind: report.left_behind.clone(),
             pending: report.pending.iter().map(Pending::from).collect(),
+            not_followed: None,
         }
     }
 }
