@@ -4,9 +4,10 @@
 //! and every answer is a value that carries its reason. `drive` does what this crate decides.
 //!
 //! The order to read it in is the life of one resize: [`wanted`], [`observed`], [`plan`], [`audit`],
-//! [`run`], [`history`], [`report`].
+//! [`run`], [`history`], [`report`]. What a guest's system can do at all is data: [`guests`].
 
 pub mod audit;
+pub mod guests;
 pub mod history;
 pub mod limits;
 pub mod observed;
