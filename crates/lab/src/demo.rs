@@ -30,15 +30,11 @@ pub(crate) async fn demo(supple: &Path) -> Result<()> {
     let state = tempfile::tempdir()?;
     let service = guest.watch_service();
     let samples = Arc::new(Mutex::new(Vec::new()));
-    // One at a time asks the guest's shell: what fills memory is not to wait for what counts it.
-    let witness = Arc::new(tokio::sync::Mutex::new(()));
-    let sampler = tokio::task::spawn(sample(guest.clone(), samples.clone(), witness.clone(), Instant::now()));
+    let sampler = tokio::task::spawn(sample(guest.clone(), samples.clone(), Instant::now()));
 
     run(supple, &guest, state.path(), &["observe"], &[]).await?;
     run(supple, &guest, state.path(), &["apply"], &["--memory", "2G", "--yes"]).await?;
-    let quiet = witness.lock().await;
     fill(&guest, Bytes::mib(640)).await?;
-    drop(quiet);
     run(supple, &guest, state.path(), &["apply"], &["--vcpus", "3", "--yes"]).await?;
     run(supple, &guest, state.path(), &["apply"], &["--memory", "512M", "--vcpus", "1", "--yes"]).await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -104,14 +100,8 @@ async fn fill(guest: &Machine, size: Bytes) -> Result<()> {
 const FIGURES: &str = "awk '/MemTotal/{print $2}' /proc/meminfo; nproc";
 
 /// Reads the guest's own figures a few times a second.
-async fn sample(
-    guest: Arc<Machine>,
-    samples: Arc<Mutex<Vec<Sample>>>,
-    witness: Arc<tokio::sync::Mutex<()>>,
-    began: Instant,
-) {
+async fn sample(guest: Arc<Machine>, samples: Arc<Mutex<Vec<Sample>>>, began: Instant) {
     loop {
-        let asking = witness.lock().await;
         if let Ok(output) = guest.shell(FIGURES).await {
             let numbers: Vec<f64> =
                 output.stdout.lines().filter_map(|line| line.trim().parse().ok()).collect();
@@ -120,7 +110,6 @@ async fn sample(
                 samples.lock().expect("one writer").push((at, kib / f64::from(1 << 20), vcpus));
             }
         }
-        drop(asking);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

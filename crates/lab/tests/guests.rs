@@ -141,6 +141,26 @@ async fn the_kernel_onlines_and_no_agent_answers() {
 }
 
 #[tokio::test]
+async fn many_may_ask_the_guests_shell_at_once() {
+    let guest = Recipe::q35().agent(Agent::Absent).boot().await.unwrap();
+    let ask = async |mark: char| {
+        // More than one write of the guest's takes.
+        let command = format!("head -c 40000 /dev/zero | tr '\\0' {mark}");
+        for _ in 0..3 {
+            let said = guest.shell(&command).await.unwrap().ok().unwrap();
+            assert!(
+                said.len() == 40_000 && said.chars().all(|it| it == mark),
+                "{mark}: {} bytes",
+                said.len()
+            );
+        }
+    };
+    let hanging = guest.witness().shell("sleep 600", Duration::from_secs(5));
+    let (_, _, _, hung) = tokio::join!(ask('a'), ask('b'), ask('c'), hanging);
+    assert_eq!(hung.unwrap().status, 137, "its time is up");
+}
+
+#[tokio::test]
 async fn the_backports_qemu_boots_the_same_guest_or_says_why_not() {
     let found = tokio::task::spawn_blocking(|| Qemu::backports(&Cache::open().unwrap())).await.unwrap();
     let qemu = match found {
