@@ -63,6 +63,12 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Show all machines of a libvirt: their sizes, their ceilings, and what can change now
+    ///
+    /// Those of --connect, else of $SUPPLE_CONNECT, else of $LIBVIRT_DEFAULT_URI, else the host's. Asks no guest; for a
+    /// machine that does not run it shows what its next start has.
+    #[command(visible_alias = "ls")]
+    List(Output),
     /// Show what QEMU says, what the guest says, and where they differ
     ///
     /// Also shows removals that the guest has not answered yet, and a run that was interrupted. Changes nothing.
@@ -128,7 +134,10 @@ impl Command {
             Command::Observe(machine) | Command::Guest(Guest::Setup(machine)) => Some(&mut machine.vm),
             Command::Plan(resize) | Command::Apply { resize, .. } => Some(&mut resize.machine.vm),
             Command::Why { vm, .. } => Some(vm),
-            Command::Guest(Guest::UdevRule(_)) | Command::Completions { .. } | Command::Man { .. } => None,
+            Command::List(_)
+            | Command::Guest(Guest::UdevRule(_))
+            | Command::Completions { .. }
+            | Command::Man { .. } => None,
         }
     }
 }

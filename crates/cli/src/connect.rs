@@ -1,6 +1,7 @@
 //! Which libvirt is meant: by `--connect`, by the environment, by libvirt's own configuration, or by who asks. It opens
-//! no connection.
+//! no connection by itself.
 
+use drive::libvirt::FindError;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,8 +19,25 @@ const SESSION: &str = "qemu:///session";
 /// A configuration of libvirt's clients is a few lines.
 const LONGEST: u64 = 1 << 20;
 
+/// Reaches something at the libvirt that is named, or at the one that is meant where none is. Where that does not let the
+/// user in, his own is tried.
+pub(crate) async fn reach<T>(
+    named: Option<&str>,
+    reach: impl AsyncFn(&str) -> Result<T, FindError>,
+) -> Result<T, FindError> {
+    let uris = named.map_or_else(defaults, |uri| vec![uri.to_owned()]);
+    let mut first = None;
+    for uri in uris {
+        match reach(&uri).await {
+            Err(FindError::Unreachable(why)) if why.is_about_rights() => first = first.or(Some(why)),
+            ended => return ended,
+        }
+    }
+    Err(first.expect("there is always a URI, and each ends the loop or is noted").into())
+}
+
 /// The URIs to try, the first one first, where the user names none. A second one is for whom the first does not let in.
-pub(crate) fn defaults() -> Vec<String> {
+fn defaults() -> Vec<String> {
     let root = rustix::process::geteuid().is_root();
     let variable = |name: &str| std::env::var(name).ok();
     choose(

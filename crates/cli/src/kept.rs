@@ -1,7 +1,7 @@
 //! Machines of libvirt's for the commands: found where the user means, driven, or said why not.
 
 use drive::domxml;
-use drive::libvirt::{FindError, Kept, LibvirtMachine, OpenError, Xml};
+use drive::libvirt::{Kept, LibvirtMachine, OpenError, Xml};
 use scale::limits::Limits;
 use scale::wanted::Wanted;
 
@@ -12,20 +12,8 @@ use crate::shut_off::{Asleep, refusal};
 
 /// Finds the machine at the libvirt that is named, or at the one that is meant where none is.
 pub(crate) async fn find(domain: &Domain, limits: &Limits) -> Result<Kept, Failure> {
-    let uris = match &domain.uri {
-        Some(uri) => vec![uri.clone()],
-        None => connect::defaults(),
-    };
-    let mut first = None;
-    for uri in uris {
-        match Kept::find(&uri, &domain.name, limits).await {
-            Ok(kept) => return Ok(kept),
-            Err(FindError::Unreachable(why)) if why.is_about_rights() => first = first.or(Some(why)),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let why = first.expect("there is always a URI, and each ends the loop or is noted");
-    Err(FindError::Unreachable(why).into())
+    let find = async |uri: &str| Kept::find(uri, &domain.name, limits).await;
+    Ok(connect::reach(domain.uri.as_deref(), find).await?)
 }
 
 /// Drives the machine. One that does not run is a refusal of what is wanted, with what would apply at its next start.

@@ -16,6 +16,8 @@ mod failure;
 mod guest;
 #[cfg(feature = "libvirt")]
 mod kept;
+#[cfg(feature = "libvirt")]
+mod list;
 mod manual;
 mod observe;
 mod paint;
@@ -29,6 +31,8 @@ mod table;
 mod target;
 mod why;
 mod wire;
+#[cfg(not(feature = "libvirt"))]
+mod without;
 mod words;
 
 use clap::Parser;
@@ -36,6 +40,8 @@ use std::process::ExitCode;
 
 use args::{Cli, Command, Guest};
 use failure::Failure;
+#[cfg(not(feature = "libvirt"))]
+use without::list;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -48,6 +54,7 @@ fn main() -> ExitCode {
         return end(&failure, asks_for_json());
     }
     let (json, ended) = match command {
+        Command::List(output) => (output.json, list::run(connect.as_deref(), &output)),
         Command::Observe(machine) => (machine.output.json, observe::run(&machine)),
         Command::Plan(resize) => (resize.machine.output.json, plan::run(&resize)),
         Command::Apply { resize, yes, live_only } => {

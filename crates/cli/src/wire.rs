@@ -4,6 +4,8 @@
 //! renamed or removed. Sizes are whole bytes (`_bytes`), lengths of time milliseconds (`_ms`), points in time RFC 3339
 //! in UTC; what is not known is `null`, never absent and never zero. docs/json.md lists them for readers.
 
+#[cfg(feature = "libvirt")]
+pub(crate) mod list;
 pub(crate) mod memory;
 pub(crate) mod observed;
 pub(crate) mod plan;
@@ -16,6 +18,9 @@ use serde::Serialize;
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Document {
+    /// `supple list`.
+    #[cfg(feature = "libvirt")]
+    Machines(list::Machines),
     /// `supple observe`.
     Observed(Box<observed::Observed>),
     /// `supple plan`.
@@ -177,7 +182,8 @@ mod tests {
     fn every_document() -> Vec<Value> {
         let path = "/etc/udev/rules.d/80-supple-hotplug.rules";
         let what = "no agent".to_owned();
-        vec![
+        let mut all = of_libvirt();
+        all.extend([
             seen(),
             history(),
             parsed(&Document::Plan((&example::plan()).into())),
@@ -186,7 +192,28 @@ mod tests {
             parsed(&Failure::Declined.document()),
             parsed(&Document::UdevRule(UdevRule { path, text: String::new() })),
             parsed(&Document::Setup(Setup { installed: false, path, what, by_hand: vec![String::new()] })),
-        ]
+        ]);
+        all
+    }
+
+    #[cfg(not(feature = "libvirt"))]
+    fn of_libvirt() -> Vec<Value> {
+        Vec::new()
+    }
+
+    /// The documents that only a program with libvirt prints.
+    #[cfg(feature = "libvirt")]
+    fn of_libvirt() -> Vec<Value> {
+        let xml = "<domain type='kvm'><name>web1</name><memory unit='GiB'>1</memory></domain>";
+        let room = drive::domxml::room(&drive::domxml::Domain::parse(xml).unwrap());
+        let entry = crate::list::Entry {
+            name: "web1".to_owned(),
+            uuid: String::new(),
+            state: "running".to_owned(),
+            runs: true,
+            room: Ok(room),
+        };
+        vec![parsed(&Document::Machines(list::Machines::of("qemu:///system", &[entry])))]
     }
 
     fn collect(value: &Value, keys: &mut Vec<String>) {
@@ -218,7 +245,9 @@ mod tests {
             .iter()
             .map(|document| document.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" "))
             .collect();
-        assert_eq!(keys, ["observed", "history", "plan", "report", "refusal", "error", "udev_rule", "setup"]);
+        let expected = ["observed", "history", "plan", "report", "refusal", "error", "udev_rule", "setup"];
+        let libvirts: &[&str] = if cfg!(feature = "libvirt") { &["machines"] } else { &[] };
+        assert_eq!(keys, [libvirts, &expected].concat());
     }
 
     #[test]

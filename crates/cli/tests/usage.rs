@@ -259,6 +259,26 @@ mod libvirt {
     }
 
     #[test]
+    fn all_machines_are_listed_with_their_sizes() {
+        let ended = run(&["list", "-c", "test:///default"]);
+        assert_eq!((ended.status, ended.err.as_str()), (0, ""));
+        let row: Vec<&str> = ended.out.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(row[..8], ["test", "running", "2", "GiB", "8", "GiB", "2", "2"], "{}", ended.out);
+        assert!(ended.out.contains("nothing but the balloon"), "{}", ended.out);
+        assert!(ended.out.contains("1 machine at test:///default, 1 running."), "{}", ended.out);
+
+        let ended = run(&["list", "--json", "-c", "test:///default"]);
+        let said: Value = serde_json::from_str(&ended.out).unwrap();
+        let machine = &said["machines"]["machines"][0];
+        assert_eq!((&machine["name"], &machine["runs"]), (&"test".into(), &true.into()), "{said}");
+        assert_eq!(machine["why_unknown"], Value::Null, "{said}");
+
+        let ended = told(&["list"]);
+        assert_eq!(ended.status, 2);
+        assert!(ended.err.starts_with("error: cannot reach libvirt at qemu+unix:"), "{}", ended.err);
+    }
+
+    #[test]
     fn a_machine_that_is_not_qemus_is_refused() {
         let ended = told(&["observe", "test:///default#test"]);
         assert_eq!(ended.status, 2);
@@ -278,7 +298,9 @@ mod libvirt {
 #[cfg(not(feature = "libvirt"))]
 #[test]
 fn without_libvirt_a_name_is_refused_and_says_why() {
-    for words in [&["observe", "web1"][..], &["apply", "web1", "--memory", "2G", "--yes"], &["why", "web1"]] {
+    for words in
+        [&["observe", "web1"][..], &["apply", "web1", "--memory", "2G", "--yes"], &["why", "web1"], &["list"]]
+    {
         let ended = run(words);
         assert_eq!(ended.status, 2, "{words:?}");
         assert!(ended.err.contains("built without libvirt"), "{words:?}: {}", ended.err);

@@ -13,6 +13,7 @@ mod fragment;
 mod machine;
 mod prepare;
 mod read;
+mod room;
 mod tag;
 mod units;
 
@@ -28,4 +29,5 @@ pub use machine::{Board, Machine};
 pub use prepare::{
     AddressSpace, HostLimits, Obstacle, Prepare, PrepareRefusal, Prepared, VirtioMem, address_space, prepare,
 };
+pub use room::{Room, room};
 pub use units::{as_attached, as_booted};

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! LibvirtMachine            the driver seam                             machine.rs, act.rs
-//! Kept                      a machine found, running or not          kept.rs
+//! Kept                      a machine found, running or not             kept.rs
+//! census                    all machines at a glance                    census.rs
 //! Passthrough, AgentLine    QEMU and the guest agent through libvirt    passthrough.rs, agent.rs
 //! Pool -> Lane              blocking calls with a deadline, for tasks   pool.rs
 //! Events                    what libvirt tells by itself                events.rs, callbacks.rs
@@ -16,6 +17,7 @@
 mod act;
 mod agent;
 mod callbacks;
+mod census;
 mod connection;
 mod domain;
 mod error;
@@ -30,6 +32,7 @@ mod stats;
 mod terms;
 
 pub use agent::AgentLine;
+pub use census::{Listed, census};
 pub use connection::{Closed, Connection, Versions, Which};
 pub use domain::Domain;
 pub use error::{Code, Error};

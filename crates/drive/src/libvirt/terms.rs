@@ -81,6 +81,11 @@ impl State {
         }
     }
 
+    /// From libvirt's figures.
+    pub(super) fn of_number(number: Option<u64>) -> Self {
+        number.and_then(|number| c_int::try_from(number).ok()).map_or(Self::Unknown, Self::from)
+    }
+
     pub(super) fn from(number: c_int) -> Self {
         match u32::try_from(number) {
             Ok(sys::VIR_DOMAIN_RUNNING) => Self::Running,
