@@ -129,8 +129,14 @@ fn of_dimm(seen: &Observed, dimm: &Dimm) -> Option<Drift> {
     let again = format!("`supple apply --memory {}` onlines them", as_value(Sizes::of(seen).memory));
     let offline = blocks.covered.saturating_sub(blocks.online);
     if blocks.shown == 0 {
-        let way_out =
-            "the guest's kernel may lack memory hot-plug, or have no room to describe new memory".to_owned();
+        let way_out = if seen.guest.heard().is_some_and(|facts| facts.has_probe) {
+            format!(
+                "`supple apply --memory {}` tells the guest's kernel of it",
+                as_value(Sizes::of(seen).memory)
+            )
+        } else {
+            "the guest's kernel may lack memory hot-plug, or have no room to describe new memory".to_owned()
+        };
         make(Kind::NotShown, "plugged, but the guest does not show it".to_owned(), Some(way_out))
     } else if offline > 0 {
         let what = format!("{offline} of {} not online", count(blocks.covered, "block"));
@@ -230,6 +236,12 @@ mod tests {
     fn a_dimm_that_the_guest_does_not_show_is_not_called_offline() {
         let seen = with_facts(|facts| facts.blocks.retain(|b| b.index < 32));
         assert_eq!(kinds(&seen), [("supple-dimm0".to_owned(), Kind::NotShown)]);
+        let told = with_facts(|facts| {
+            facts.blocks.retain(|b| b.index < 32);
+            facts.has_probe = true;
+        });
+        let way_out = drift(&told).remove(0).way_out.expect("a way out");
+        assert_eq!(way_out, "`supple apply --memory 3GiB` tells the guest's kernel of it");
     }
 
     #[test]

@@ -313,6 +313,7 @@ fn refused_dimm(run: &Run) -> Option<String> {
         Act::CreateBackend { .. }
         | Act::DeleteBackend { .. }
         | Act::PlugDimm { .. }
+        | Act::MakeKnown { .. }
         | Act::OnlineBlocks { .. }
         | Act::ResizeVirtioMem { .. }
         | Act::SettleVirtioMem { .. }

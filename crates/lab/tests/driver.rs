@@ -131,6 +131,7 @@ async fn an_observation_is_what_qemu_and_the_guest_say() {
         facts.can_write_files() && facts.kernel.as_deref().is_some_and(|kernel| kernel.starts_with("6."))
     );
     assert_eq!(facts.auto_online, Some(AutoOnline::Offline));
+    assert!(!facts.has_probe, "Debian's kernels are built without it");
     let host = &observed.host;
     assert_eq!(host.qemu_pid, Some(guest.pid()));
     assert!(host.available.is_some() && !host.vfio && host.vhost_regions.is_none(), "{host:?}");

@@ -7,6 +7,7 @@
 
 mod devices;
 mod dimms;
+mod known;
 mod ledger;
 mod table;
 #[cfg(test)]
@@ -14,7 +15,7 @@ mod tests;
 
 use crate::limits::Limits;
 use crate::observed::Observed;
-use crate::plan::{Act, Basis, Plan, Sizes, Step};
+use crate::plan::{Act, Basis, Plan, Proof, Sizes, Step};
 use crate::units::Bytes;
 use ledger::Ledger;
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,8 @@ pub enum Kind {
     NotRemovable,
     /// The guest is asked for something that it or its agent cannot do.
     GuestCannot,
+    /// The guest is told of memory that it shows already, or that is no whole DIMM of this machine.
+    Probe,
     /// The guest would be left with less than it uses and the margin.
     BelowUsed,
     /// The machine would for a time be smaller than both where it stands and where it goes, and the guest does not
@@ -228,8 +231,12 @@ impl Auditor<'_> {
                 if let Some(size) = self.backend_of(id, memdev, *brings) {
                     self.plug_dimm((id, memdev, size), *slot, *node, *addr, step.group);
                 }
+                if matches!(step.proof, Proof::DimmPlugged { .. }) {
+                    self.plugged_unshown(id, step.group);
+                }
             }
             Act::UnplugDimm { id, memdev, slot } => self.unplug_dimm(id, memdev, *slot),
+            Act::MakeKnown { device, .. } => self.make_known(device, step.group),
             Act::OnlineBlocks { device, zone } => self.online(device, Some(*zone), step.group),
             Act::AwaitOnline { device } => self.online(device, None, step.group),
             Act::OfflineBlocks { device } => self.offline(device),

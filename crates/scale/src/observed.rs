@@ -452,6 +452,10 @@ pub struct GuestFacts {
     pub meminfo: Option<MemInfo>,
     /// The kernel's own onlining policy (`auto_online_blocks`), where it can be read.
     pub auto_online: Option<AutoOnline>,
+    /// True where the kernel's file `/sys/devices/system/memory/probe` can be written through the agent: memory blocks
+    /// are made known there by their addresses (CONFIG_ARCH_MEMORY_PROBE; drivers/base/memory.c, 2.6.32 to 6.12).
+    #[serde(default)]
+    pub has_probe: bool,
 }
 
 impl GuestFacts {

@@ -4,7 +4,7 @@
 
 use crate::history::OpenRun;
 use crate::observed::{Guest, Observed, Pending};
-use crate::plan::{Act, Asked, Sizes, Strength};
+use crate::plan::{Act, Asked, Proof, Sizes, Step, Strength};
 use crate::run::{End, Outcome, Run};
 use crate::time::{Moment, Span};
 use crate::units::Bytes;
@@ -146,7 +146,7 @@ impl Account {
         for (step, outcome) in run.plan().steps.iter().zip(run.outcomes()) {
             let Some(outcome) = outcome else { continue };
             if let Outcome::Proven { strength, .. } = outcome
-                && involves_guest(&step.act)
+                && involves_guest(step)
             {
                 self.strength = Some(self.strength.map_or(*strength, |s| s.min(*strength)));
             }
@@ -221,6 +221,8 @@ fn closer(asked: u64, from: u64, now: u64) -> bool {
     asked.abs_diff(now) < asked.abs_diff(from)
 }
 
-fn involves_guest(act: &Act) -> bool {
-    !matches!(act, Act::CreateBackend { .. } | Act::DeleteBackend { .. })
+/// False where only QEMU is asked, by nature or because a later step of the group asks the guest.
+fn involves_guest(step: &Step) -> bool {
+    let by_nature = matches!(step.act, Act::CreateBackend { .. } | Act::DeleteBackend { .. });
+    !by_nature && !matches!(step.proof, Proof::DimmPlugged { .. })
 }

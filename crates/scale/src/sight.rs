@@ -156,7 +156,9 @@ impl Proof {
         match self {
             Proof::BackendExists { memdev } | Proof::BackendGone { memdev } => Look::Backend(memdev.clone()),
             Proof::DimmSeen { id } if ask_guest => Look::Dimm(id.clone()),
-            Proof::DimmSeen { id } | Proof::DimmGone { id } => Look::DimmDevice(id.clone()),
+            Proof::DimmSeen { id } | Proof::DimmPlugged { id } | Proof::DimmGone { id } => {
+                Look::DimmDevice(id.clone())
+            }
             Proof::BlocksOnline { device, .. } | Proof::BlocksOffline { device } => {
                 Look::Blocks(device.clone())
             }
@@ -182,7 +184,10 @@ impl Proof {
                 holds_if(!exists, DeviceOnly, "QEMU still lists the backend")
             }
             (Proof::DimmSeen { .. }, Sight::Dimm(Some(dimm))) => dimm_seen(&dimm.guest, acknowledged),
-            (Proof::DimmSeen { .. }, Sight::Dimm(None)) => NotYet("QEMU does not list the DIMM".into()),
+            (Proof::DimmPlugged { .. }, Sight::Dimm(Some(_))) => Judgement::Holds(DeviceOnly),
+            (Proof::DimmSeen { .. } | Proof::DimmPlugged { .. }, Sight::Dimm(None)) => {
+                NotYet("QEMU does not list the DIMM".into())
+            }
             (Proof::DimmGone { .. }, Sight::Dimm(dimm)) => holds_if(
                 dimm.is_none(),
                 DriverConfirmed,
@@ -331,6 +336,7 @@ impl Event {
             Act::CreateBackend { .. }
             | Act::DeleteBackend { .. }
             | Act::PlugDimm { .. }
+            | Act::MakeKnown { .. }
             | Act::OnlineBlocks { .. }
             | Act::OfflineBlocks { .. }
             | Act::ResizeVirtioMem { .. }

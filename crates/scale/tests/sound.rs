@@ -191,7 +191,10 @@ impl Lot {
         let boot = (0..memory.boot.get().div_ceil(block.get())).map(|index| MemBlock { index, online: true });
         let mut blocks: Vec<MemBlock> = boot.collect();
         for (dimm, stick) in memory.dimms.iter().zip(&self.dimms).filter(|(d, _)| d.kind == DimmKind::Dimm) {
-            blocks.extend(dimm.blocks(block).map(|index| MemBlock {
+            // Some the guest has not found, or in part.
+            let found =
+                dimm.blocks(block).filter(|index| can % 5 != 0 || index % 4 < u64::from(stick.online));
+            blocks.extend(found.map(|index| MemBlock {
                 index,
                 online: stick.online == 2 || stick.online == 1 && index % 2 == 0,
             }));
@@ -214,6 +217,7 @@ impl Lot {
                 .collect(),
             meminfo: tells.then_some(MemInfo { total, available, free: available.per(2) }),
             auto_online,
+            has_probe: can % 3 == 0,
             ..GuestFacts::default()
         }))
     }

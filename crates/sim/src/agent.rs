@@ -89,6 +89,7 @@ impl World {
             return Ok(());
         }
         match act {
+            Act::MakeKnown { device, after } => self.make_known(device, *after, until),
             Act::OnlineBlocks { device, zone } => {
                 let blocks = self.said_blocks(device).unwrap_or_default();
                 self.each_block(&blocks, until, pace::ONLINE, |world, index| world.online_block(index, *zone))
@@ -122,6 +123,10 @@ impl World {
         } else {
             "guest-set-memory-blocks"
         };
+        if matches!(act, Act::MakeKnown { .. }) && !commands.contains("guest-file-write") {
+            let why = "Command guest-file-write has been disabled: the command is not allowed";
+            return Err(ApplyError::Refused(why.into()));
+        }
         let movable = matches!(act, Act::OnlineBlocks { zone: Zone::Movable, .. });
         if by_hand || (!movable && commands.contains(own)) {
             return Ok(());

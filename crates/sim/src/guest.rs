@@ -34,6 +34,8 @@ pub(crate) struct Guest {
     pub(crate) image: Bytes,
     /// Page tables of memory that was added.
     pub(crate) tables: Bytes,
+    /// Whether the kernel has the file `probe`, beside an ACPI driver that finds memory by itself.
+    pub(crate) probe: bool,
     /// What the agent can do.
     pub(crate) commands: BTreeSet<String>,
     /// Set while the guest restarts.
@@ -89,12 +91,15 @@ impl World {
             ));
             return false;
         }
-        let short = self.guest.kernel_room(self.held()) < tables_of(size);
+        // What the kernel was told of already it does not take again (EEXIST).
+        let known = blocks_of(addr, size, block).filter(|i| self.guest.blocks.contains_key(i)).count();
+        let added = size.saturating_sub(block.times(known as u64));
+        let short = self.guest.kernel_room(self.held()) < tables_of(added);
         if short || self.is(&Mood::OutOfMetadata) {
             self.note(format!("guest: no memory for the page tables of {device}"));
             return false;
         }
-        self.guest.tables = self.guest.tables + tables_of(size);
+        self.guest.tables = self.guest.tables + tables_of(added);
         for index in blocks_of(addr, size, block) {
             let fresh = Block { owner: device.to_owned(), size: block, online: false, movable: false };
             self.guest.blocks.entry(index).or_insert(fresh);
@@ -201,17 +206,18 @@ impl World {
     pub(crate) fn booted(&mut self) {
         self.note("guest: up again");
         self.guest.booting_until = None;
+        let deaf = self.is(&Mood::NeedsProbe);
         let dimms: Vec<_> = self
             .qemu
             .dimms
             .iter_mut()
             .map(|d| {
-                d.inserting = false;
+                d.inserting &= deaf;
                 (d.id.clone(), d.kind, d.addr, d.size)
             })
             .collect();
         for (id, kind, addr, size) in dimms {
-            if kind == scale::observed::DimmKind::Dimm {
+            if kind == scale::observed::DimmKind::Dimm && !deaf {
                 self.memory_appears(&id, addr, size);
             }
         }

@@ -17,6 +17,7 @@ mod happen;
 mod link;
 mod mood;
 mod observe;
+mod probe;
 mod qemu;
 mod recipe;
 mod vcpus;

@@ -121,7 +121,10 @@ impl World {
             Act::PlugVcpu { id, driver, props } => self.plug_vcpu(id, driver, props),
             Act::UnplugVcpu { id } => self.unplug_vcpu(id),
             Act::AwaitOnline { .. } => Ok(()),
-            Act::OnlineBlocks { .. } | Act::OfflineBlocks { .. } | Act::OnlineVcpus { .. } => {
+            Act::MakeKnown { .. }
+            | Act::OnlineBlocks { .. }
+            | Act::OfflineBlocks { .. }
+            | Act::OnlineVcpus { .. } => {
                 return self.send_to_agent(act, until);
             }
         };

@@ -26,6 +26,9 @@ pub enum Mood {
     OnlinesItself(Span),
     /// The kernel has no memory left for the page tables of new memory: a plugged DIMM never appears.
     OutOfMetadata,
+    /// The kernel has no driver for memory hot-plug, only `probe`: it neither finds a plugged DIMM by itself nor ever
+    /// hears that one is to go (Linux 2.6.32 without acpi_memhotplug).
+    NeedsProbe,
     /// There is no agent.
     NoAgent,
     /// The agent does not take these commands.
@@ -64,7 +67,7 @@ pub(crate) struct Spell {
 impl Mood {
     /// A mood by chance.
     pub fn any(chance: &mut Chance) -> Mood {
-        match chance.below(14) {
+        match chance.below(15) {
             0 | 1 => Mood::Refuses(Pinned::All),
             2 => Mood::Stalls(Span::millis(100 + chance.below(40_000))),
             3 => Mood::Lies(Lie::Done),
@@ -76,7 +79,8 @@ impl Mood {
             9 => Mood::OnlinesItself(Span::millis(chance.below(3000))),
             10 => Mood::OutOfMetadata,
             11 => Mood::NoAgent,
-            12 => Mood::FilteredAgent(vec!["guest-exec".into(), "guest-set-memory-blocks".into()]),
+            12 => Mood::NeedsProbe,
+            13 => Mood::FilteredAgent(vec!["guest-exec".into(), "guest-set-memory-blocks".into()]),
             _ => Mood::Reboots(Span::millis(chance.below(2000))),
         }
     }
@@ -118,6 +122,7 @@ impl World {
             | Mood::NoAcpi
             | Mood::OnlinesItself(_)
             | Mood::OutOfMetadata
+            | Mood::NeedsProbe
             | Mood::NoAgent
             | Mood::FilteredAgent(_) => until,
         };
@@ -166,6 +171,7 @@ impl World {
             | Mood::NoAcpi
             | Mood::OnlinesItself(_)
             | Mood::OutOfMetadata
+            | Mood::NeedsProbe
             | Mood::NoAgent
             | Mood::FilteredAgent(_)
             | Mood::Reboots(_) => false,

@@ -169,6 +169,7 @@ impl World {
             vcpus: if can("guest-get-vcpus") { self.said_vcpus() } else { Vec::new() },
             meminfo: reads_files.then(|| self.meminfo()),
             auto_online: reads_files.then_some(auto_online),
+            has_probe: self.has_probe() && can("guest-file-open") && can("guest-file-write"),
             commands,
         }
     }

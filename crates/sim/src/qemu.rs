@@ -267,7 +267,7 @@ impl World {
     /// `device_del` of a DIMM: accepted, as often as it is asked; what becomes of it the guest decides.
     pub(crate) fn unplug_dimm(&mut self, id: &str) -> Result<(), String> {
         self.not_migrating("device_del")?;
-        let deaf = self.is(&Mood::NoAcpi);
+        let deaf = self.is(&Mood::NoAcpi) || self.is(&Mood::NeedsProbe);
         let Some(stick) = self.qemu.dimms.iter_mut().find(|d| !id.is_empty() && d.id == id) else {
             return Err(format!("Device '{id}' not found"));
         };
@@ -284,6 +284,9 @@ impl World {
     /// The guest's ACPI driver looks at all slots. In each an insertion comes first and hides a removal until the next
     /// look (build_memory_hotplug_aml, hw/acpi/memory_hotplug.c).
     pub(crate) fn scan_dimms(&mut self) {
+        if self.is(&Mood::NeedsProbe) {
+            return;
+        }
         let ids: Vec<String> = self.qemu.dimms.iter().map(|d| d.id.clone()).collect();
         for id in ids {
             let Some(stick) = self.qemu.dimms.iter_mut().find(|d| d.id == id) else { continue };

@@ -45,6 +45,7 @@ impl World {
             demand: Bytes::mib(300),
             image: Bytes::mib(40),
             tables: Bytes::ZERO,
+            probe: false,
             commands: COMMANDS.map(String::from).into(),
             booting_until: None,
         };
@@ -159,6 +160,13 @@ impl World {
         self.guest.block = block;
         let boot = self.qemu.boot;
         self.boot_memory(boot)
+    }
+
+    /// A kernel with the file `probe`, which finds plugged memory by itself all the same.
+    #[must_use]
+    pub fn with_probe(mut self) -> World {
+        self.guest.probe = true;
+        self
     }
 
     /// What the guest's programs use.

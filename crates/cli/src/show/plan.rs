@@ -1,7 +1,7 @@
 //! A plan as a table: steps that stand or fall together are bracketed, under the way in which they change the machine.
 
 use scale::observed::Machine;
-use scale::plan::{Act, Plan, Sizes, Step, Strength};
+use scale::plan::{Act, Plan, Proof, Sizes, Step, Strength};
 use scale::time::Span;
 
 use crate::driver::Definition;
@@ -135,13 +135,15 @@ fn table(plan: &Plan) -> Table {
 
 /// The proof, and its strength where a guest that can be asked would give a stronger one.
 fn proof(step: &Step) -> String {
-    let weak = step.strength != Strength::GuestConfirmed && is_for_the_guest_to_show(&step.act);
+    let asks_qemu = matches!(step.proof, Proof::DimmPlugged { .. });
+    let weak = step.strength != Strength::GuestConfirmed && is_for_the_guest_to_show(&step.act) && !asks_qemu;
     if weak { format!("{} ({})", step.proof, step.strength) } else { step.proof.to_string() }
 }
 
 fn is_for_the_guest_to_show(act: &Act) -> bool {
     match act {
         Act::PlugDimm { .. }
+        | Act::MakeKnown { .. }
         | Act::OnlineBlocks { .. }
         | Act::OfflineBlocks { .. }
         | Act::PlugVcpu { .. }
@@ -174,9 +176,10 @@ fn undo_of(undo: &Act, step: &Act) -> String {
         }
         (Act::UnplugDimm { id, .. }, Act::PlugDimm { id: plugged, .. }) if id == plugged => "unplug it",
         (Act::UnplugVcpu { id }, Act::PlugVcpu { id: plugged, .. }) if id == plugged => "unplug it",
-        (Act::OfflineBlocks { device }, Act::OnlineBlocks { device: onlined, .. }) if device == onlined => {
-            "take them offline"
-        }
+        (
+            Act::OfflineBlocks { device },
+            Act::OnlineBlocks { device: of, .. } | Act::MakeKnown { device: of, .. },
+        ) if device == of => "take them offline",
         (Act::OnlineBlocks { device, .. }, Act::OfflineBlocks { device: emptied }) if device == emptied => {
             "online them"
         }
@@ -196,7 +199,7 @@ pub(crate) fn way(act: &Act) -> &'static str {
         | Act::PlugDimm { .. }
         | Act::UnplugDimm { .. }
         | Act::OfflineBlocks { .. } => "memory by DIMM",
-        Act::OnlineBlocks { .. } | Act::AwaitOnline { .. } => "memory put to use",
+        Act::MakeKnown { .. } | Act::OnlineBlocks { .. } | Act::AwaitOnline { .. } => "memory put to use",
         Act::DeleteBackend { .. } => "host memory left over",
         Act::ResizeVirtioMem { .. } | Act::SettleVirtioMem { .. } => "memory by virtio-mem",
         Act::SetBalloon { .. } => "memory by balloon",
@@ -257,6 +260,18 @@ was changed: the same words with `apply` do it.
     #[test]
     fn what_is_about_to_be_applied_is_not_said_to_change_nothing() {
         assert!(!shown(&example::plan(), Purpose::Apply(Definition::Unknown), 100).contains("Nothing"));
+    }
+
+    #[test]
+    fn a_guest_that_must_be_told_of_its_memory_is_no_weaker_proof() {
+        let mut plan = example::plan();
+        let device = "supple-dimm0".to_owned();
+        plan.steps[1].proof = Proof::DimmPlugged { id: device.clone() };
+        plan.steps[1].strength = Strength::DeviceOnly;
+        plan.steps[2].act = Act::MakeKnown { device, after: Span::secs(2) };
+        let shown = shown(&plan, Purpose::Apply(Definition::Unknown), 250);
+        assert!(shown.contains("tell the guest of the blocks of supple-dimm0 that it has not found in 2 s"));
+        assert!(shown.contains("take them offline") && !shown.contains("(device-only)"), "{shown}");
     }
 
     #[test]

@@ -114,6 +114,8 @@ pub(crate) struct Guest {
     pub(crate) vcpus_online: Option<u32>,
     /// What the guest's kernel does with new memory: `offline`, `online`, `kernel` or `movable`.
     pub(crate) auto_online: Option<&'static str>,
+    /// Whether the guest's kernel can be told of memory that it does not find by itself (`probe`).
+    pub(crate) has_probe: Option<bool>,
 }
 
 /// The host around the QEMU process. Null is not known, or not limited.
@@ -254,6 +256,7 @@ impl Guest {
                 AutoOnline::Kernel => "kernel",
                 AutoOnline::Movable => "movable",
             }),
+            has_probe: Some(facts.has_probe),
         }
     }
 }

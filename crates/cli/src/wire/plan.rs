@@ -81,6 +81,7 @@ fn act(act: &Act) -> (&'static str, Option<&str>) {
         Act::DeleteBackend { memdev } => ("delete-backend", Some(memdev)),
         Act::PlugDimm { id, .. } => ("plug-dimm", Some(id)),
         Act::UnplugDimm { id, .. } => ("unplug-dimm", Some(id)),
+        Act::MakeKnown { device, .. } => ("make-known", Some(device)),
         Act::OnlineBlocks { device, .. } => ("online-blocks", Some(device)),
         Act::OfflineBlocks { device } => ("offline-blocks", Some(device)),
         Act::ResizeVirtioMem { id, .. } => ("resize-virtio-mem", Some(id)),
@@ -97,6 +98,7 @@ fn proof(proof: &Proof) -> &'static str {
     match proof {
         Proof::BackendExists { .. } => "backend-exists",
         Proof::BackendGone { .. } => "backend-gone",
+        Proof::DimmPlugged { .. } => "dimm-plugged",
         Proof::DimmSeen { .. } => "dimm-seen",
         Proof::DimmGone { .. } => "dimm-gone",
         Proof::BlocksOnline { .. } => "blocks-online",

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::files::{handle, open_call, read_opened};
 use super::reach::{Mute, Reach};
-use super::{Agent, AgentError};
+use super::{Agent, AgentError, probe};
 use crate::wire::shown;
 
 /// The most memory blocks that are taken from a guest: 8 TiB in blocks of 128 MiB.
@@ -43,6 +43,7 @@ pub(super) struct Lasting {
     os_id: Option<String>,
     kernel: Option<String>,
     block: Option<Bytes>,
+    has_probe: bool,
 }
 
 impl Lasting {
@@ -84,6 +85,7 @@ async fn ask(
     calls.extend(files.iter().map(|path| open_call(path, "r")));
     if known.is_none() {
         calls.extend([INFO, OS, BLOCK_INFO].map(|command| (command, Value::Null)));
+        calls.push(probe::open_to_write());
     }
     let answers = agent.call_all(&calls, super::files::left(until)).await?;
     let mut answers = answers.into_iter();
@@ -93,16 +95,30 @@ async fn ask(
     let opened: Vec<_> = files.iter().map(|path| (*path, next().and_then(handle))).collect();
     let lasting = match known {
         Some(lasting) => lasting,
-        None => lasting(offered(next())?, offered(next())?, offered(next())?)?,
+        None => {
+            let lasting = lasting(offered(next())?, offered(next())?, offered(next())?)?;
+            Lasting { has_probe: probe::is_there(agent, next(), until).await?, ..lasting }
+        }
     };
     let mut texts = read_opened(agent, opened, LONGEST_FILE, until).await?.into_iter();
     // A file that cannot be read is a fact that is absent: most agents outside of Debian may not read files.
     let mut text = || Some(String::from_utf8_lossy(&texts.next()?.ok()?).into_owned());
     let meminfo = text().as_deref().and_then(meminfo);
     let auto_online = text().as_deref().and_then(auto_online);
-    let Lasting { agent_version, commands, os, os_id, kernel, block } = lasting.clone();
-    let facts =
-        GuestFacts { agent_version, commands, os, os_id, kernel, block, blocks, vcpus, meminfo, auto_online };
+    let Lasting { agent_version, commands, os, os_id, kernel, block, has_probe } = lasting.clone();
+    let facts = GuestFacts {
+        agent_version,
+        commands,
+        os,
+        os_id,
+        kernel,
+        block,
+        blocks,
+        vcpus,
+        meminfo,
+        auto_online,
+        has_probe,
+    };
     Ok((lasting, facts))
 }
 
@@ -136,6 +152,7 @@ fn lasting(info: Option<Value>, os: Option<Value>, block: Option<Value>) -> Resu
         os_id: text("id"),
         kernel: text("kernel-release"),
         block: block.as_ref().map(block_size).transpose()?,
+        has_probe: false,
     })
 }
 

@@ -22,6 +22,7 @@ pub mod facts;
 pub mod files;
 pub mod message;
 pub mod onlining;
+pub mod probe;
 pub mod reach;
 pub mod setup;
 mod socket;

@@ -16,7 +16,8 @@ use crate::ApplyError;
 use crate::domxml::{self, DeviceKind, DeviceWish, MemoryDevice, MemoryModel, device_xml, with_requested};
 use crate::guest::onlining;
 use crate::guest::reach::Reach;
-use crate::qmp::act::{REQUESTED, guard, offline, online, path};
+use crate::qmp::act::{REQUESTED, guard, make_known, offline, online, path};
+use crate::qmp::driver::duration;
 use crate::qmp::monitor::Monitor;
 
 /// How long libvirt may take to change a definition.
@@ -106,6 +107,9 @@ impl Hand {
                     .await
             }
             Act::UnplugVcpu { id } => self.unplug_vcpu(id, until).await,
+            Act::MakeKnown { device, after } => {
+                make_known(monitor, reach, device, duration(*after), until).await
+            }
             Act::OnlineBlocks { device, zone } => online(monitor, reach, device, *zone, until).await,
             Act::OfflineBlocks { device } => offline(monitor, reach, device, self.block, until).await,
             Act::OnlineVcpus { count } => onlining::online_vcpus(reach, *count, until).await,

@@ -9,10 +9,11 @@ use scale::units::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use super::driver::duration;
 use super::look;
 use super::monitor::Monitor;
-use crate::guest::onlining;
 use crate::guest::reach::Reach;
+use crate::guest::{onlining, probe};
 use crate::{ApplyError, ObserveError};
 
 /// Where a virtio-mem device, or any device with an id, is among QEMU's objects.
@@ -58,6 +59,7 @@ pub(super) async fn apply(
         }
         // A target is absolute, and a balloon may still be on its way to an earlier one.
         Act::SetBalloon { to, .. } => order("balloon", json!({ "value": to.get() })).await,
+        Act::MakeKnown { device, after } => make_known(monitor, reach, device, duration(*after), until).await,
         Act::OnlineBlocks { device, zone } => online(monitor, reach, device, *zone, until).await,
         Act::OfflineBlocks { device } => offline(monitor, reach, device, block, until).await,
         Act::OnlineVcpus { count } => onlining::online_vcpus(reach, *count, until).await,
@@ -65,7 +67,7 @@ pub(super) async fn apply(
     }
 }
 
-/// How often a virtio-mem device's late blocks are looked for.
+/// How often blocks are looked for that come late.
 const LATE_BLOCK: Duration = Duration::from_millis(20);
 pub(crate) const REQUESTED: &str = "requested-size";
 
@@ -147,6 +149,38 @@ fn vcpu(id: &str, driver: &str, props: &VcpuProps) -> Value {
         }
     }
     arguments.into()
+}
+
+/// Waits for `after` that the guest finds the blocks of a DIMM by itself, then tells it of those that are absent still.
+/// QEMU is asked where the DIMM lies right before: a wrong address crashes the guest.
+pub(crate) async fn make_known(
+    monitor: &Monitor,
+    reach: &mut Reach,
+    device: &str,
+    after: Duration,
+    until: Instant,
+) -> Result<(), ApplyError> {
+    let patience = (Instant::now() + after).min(until);
+    loop {
+        let block = crate::guest::facts::block(reach).await?;
+        let (region, shown) = tokio::join!(region(monitor, device), look::blocks(reach));
+        let (region, shown) = (region?, shown?);
+        if !region.is_whole || !region.fits(block) {
+            let why = format!(
+                "{device} is no DIMM of whole memory blocks of {block}: the guest cannot be told of it"
+            );
+            return Err(ApplyError::Refused(why));
+        }
+        let mut absent: Vec<u64> = region.blocks(block).collect();
+        absent.retain(|index| shown.iter().all(|shown| shown.index != *index));
+        if absent.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= patience {
+            return probe::make_known(reach, &absent, block, until).await;
+        }
+        tokio::time::sleep(LATE_BLOCK).await;
+    }
 }
 
 /// Blocks that a DIMM covers must all be there, so they need not be listed first; of virtio-mem's region only some are.

@@ -90,6 +90,11 @@ impl Region {
         blocks_of(self.addr, self.size, block)
     }
 
+    /// True where it begins and ends with memory blocks.
+    pub(super) fn fits(&self, block: Bytes) -> bool {
+        Bytes::new(self.addr).is_multiple_of(block) && self.size.is_multiple_of(block)
+    }
+
     /// How many blocks the guest is to show at least. Linux may spread a virtio-mem device's memory over more.
     pub(super) fn least(&self, block: Bytes) -> u64 {
         if self.is_whole {

@@ -169,7 +169,11 @@ pub(crate) const Q35: &str = include_str!("replies/qemu-7.2-q35.json");
 pub(crate) const I440FX: &str = include_str!("replies/qemu-7.2-i440fx.json");
 pub(crate) const TEN: &str = include_str!("replies/qemu-10.0-q35.json");
 
-/// An agent like that of Debian 12, on a guest of four blocks and two vCPUs.
+/// The kernel's file for blocks that it does not find by itself.
+pub(crate) const PROBE: &str = r#"guest-file-open {"mode":"a","path":"/sys/devices/system/memory/probe"}"#;
+
+/// An agent like that of Debian 12, on a guest of four blocks and two vCPUs. Debian's kernels have no `probe`
+/// (CONFIG_ARCH_MEMORY_PROBE is not set), so no lab guest has it either: here stands the only one.
 pub(crate) fn debian() -> Table {
     let command =
         |name: &str, enabled: bool| json!({"name": name, "enabled": enabled, "success-response": true});
@@ -199,6 +203,10 @@ pub(crate) fn debian() -> Table {
         .with(
             r#"guest-file-read {"count":16385,"handle":1001}"#,
             json!({"count": 8, "eof": true, "buf-b64": "b2ZmbGluZQo="}),
+        )
+        .then(
+            PROBE,
+            no("failed to open file '/sys/devices/system/memory/probe' (mode: 'a'): Permission denied"),
         )
         .with("guest-file-close", json!({}))
 }

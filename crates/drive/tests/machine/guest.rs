@@ -80,7 +80,8 @@ async fn all_that_an_agent_tells_is_taken_in_two_exchanges() {
     assert_eq!(meminfo.total, Bytes::new(500_000 << 10));
     assert_eq!((meminfo.free, meminfo.available), (Bytes::new(300_000 << 10), Bytes::new(400_000 << 10)));
     assert_eq!(facts.auto_online, Some(AutoOnline::Offline));
-    assert_eq!(agent.heard().len(), 7 + 4);
+    assert!(!facts.has_probe);
+    assert_eq!(agent.heard().len(), 8 + 4);
     // What lasts is not asked again.
     machine.observe().await.expect("observed");
     assert_eq!(agent.heard().len(), 4 + 4);

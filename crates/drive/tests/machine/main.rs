@@ -4,5 +4,6 @@
 mod acts;
 mod fake;
 mod guest;
+mod known;
 mod news;
 mod observed;

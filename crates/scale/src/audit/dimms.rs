@@ -135,6 +135,8 @@ impl Auditor<'_> {
             addr,
             in_use: Bytes::ZERO,
             unused_by: self.at.map(|at| (at, group)),
+            hidden: true,
+            unshown_by: None,
         });
         self.bounds();
     }
@@ -314,6 +316,16 @@ impl Auditor<'_> {
         for (by, id) in idle.into_iter().filter(|_| shows_blocks) {
             self.at = Some(by);
             self.find(Kind::NotOnlined, format!("{id} is plugged and its group does not bring it into use"));
+        }
+        let unshown: Vec<_> = self
+            .ledger
+            .sticks
+            .iter()
+            .filter_map(|s| s.unshown_by.map(|(by, _)| (by, s.id.clone())))
+            .collect();
+        for (by, id) in unshown {
+            self.at = Some(by);
+            self.find(Kind::WrongProof, format!("nothing shows that the guest has {id}"));
         }
         self.at = None;
     }

@@ -37,6 +37,10 @@ pub(super) struct Stick {
     pub(super) in_use: Bytes,
     /// The group that plugged it, until the group brings it into use too.
     pub(super) unused_by: Option<(usize, u32)>,
+    /// True where the guest may not show all of its blocks.
+    pub(super) hidden: bool,
+    /// The group that plugged it on QEMU's word alone, until the group has the guest show it.
+    pub(super) unshown_by: Option<(usize, u32)>,
 }
 
 /// One virtio-mem device.
@@ -168,6 +172,8 @@ impl Stick {
                 DimmKind::Dimm => in_use(heard, dimm.addr, dimm.size, dimm.size),
             },
             unused_by: None,
+            hidden: is_hidden(heard, dimm),
+            unshown_by: None,
         }
     }
 }
@@ -185,6 +191,14 @@ fn in_use(heard: Option<&GuestFacts>, addr: u64, span: Bytes, size: Bytes) -> By
     let range = blocks_of(addr, span, block);
     let online = facts.blocks.iter().filter(|b| range.contains(&b.index) && b.online).count();
     block.times(online as u64).min(size)
+}
+
+/// False where the guest shows every block of the DIMM.
+fn is_hidden(heard: Option<&GuestFacts>, dimm: &Dimm) -> bool {
+    let Some((facts, block)) = heard.and_then(|h| h.block.map(|b| (h, b))) else { return true };
+    let range = blocks_of(dimm.addr, dimm.size, block);
+    let shown = facts.blocks.iter().filter(|b| range.contains(&b.index)).count() as u64;
+    shown < range.end - range.start
 }
 
 /// The guest's own figures: from the agent, else from a balloon driver that answered lately.

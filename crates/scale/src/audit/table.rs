@@ -15,6 +15,7 @@ impl Auditor<'_> {
             | Act::DeleteBackend { .. }
             | Act::PlugDimm { .. }
             | Act::UnplugDimm { .. }
+            | Act::MakeKnown { .. }
             | Act::OfflineBlocks { .. }
             | Act::ResizeVirtioMem { .. }
             | Act::SettleVirtioMem { .. }
@@ -42,7 +43,7 @@ impl Auditor<'_> {
     fn owes(&mut self, step: &Step) -> bool {
         let can = self.seen.guest.heard().is_some_and(can_switch_blocks);
         match &step.act {
-            Act::OnlineBlocks { device, .. } => {
+            Act::MakeKnown { device, .. } | Act::OnlineBlocks { device, .. } => {
                 let stick = self.ledger.stick(device);
                 can && stick.is_some_and(|s| s.unused_by.is_some_and(|(_, by)| by == step.group))
             }
@@ -78,7 +79,8 @@ fn shows(proof: &Proof, act: &Act, virtio_mem: bool) -> bool {
     match (act, proof) {
         (Act::CreateBackend { memdev, .. }, Proof::BackendExists { memdev: p })
         | (Act::DeleteBackend { memdev }, Proof::BackendGone { memdev: p }) => memdev == p,
-        (Act::PlugDimm { id, .. }, Proof::DimmSeen { id: p })
+        (Act::PlugDimm { id, .. }, Proof::DimmSeen { id: p } | Proof::DimmPlugged { id: p })
+        | (Act::MakeKnown { device: id, .. }, Proof::DimmSeen { id: p })
         | (Act::UnplugDimm { id, .. }, Proof::DimmGone { id: p })
         | (Act::SettleVirtioMem { id }, Proof::VirtioMemSettled { id: p })
         | (Act::PlugVcpu { id, .. }, Proof::VcpuSeen { id: p, .. })
@@ -101,7 +103,9 @@ fn shows(proof: &Proof, act: &Act, virtio_mem: bool) -> bool {
 fn strongest(proof: &Proof, seen: &Observed) -> Strength {
     let heard = seen.guest.heard();
     match proof {
-        Proof::BackendExists { .. } | Proof::BackendGone { .. } => Strength::DeviceOnly,
+        Proof::BackendExists { .. } | Proof::BackendGone { .. } | Proof::DimmPlugged { .. } => {
+            Strength::DeviceOnly
+        }
         Proof::DimmSeen { .. } | Proof::BlocksOnline { .. } | Proof::BlocksOffline { .. } => {
             match heard.is_some_and(|h| h.block.is_some()) {
                 true => Strength::GuestConfirmed,
@@ -140,6 +144,12 @@ fn leads_back(undo: &[Act], act: &Act, owed: bool) -> bool {
         Act::OnlineBlocks { device, .. } | Act::AwaitOnline { device } => match undo {
             [] => !owed,
             [Act::OfflineBlocks { device: back }] => back == device,
+            _other_ways => false,
+        },
+        // What was in use before is not to be taken offline because more of it could not be made known.
+        Act::MakeKnown { device, .. } => match undo {
+            [] => !owed,
+            [Act::OfflineBlocks { device: back }] => owed && back == device,
             _other_ways => false,
         },
         Act::OfflineBlocks { device } => match undo {

@@ -18,6 +18,7 @@ impl Act {
             Act::UnplugVcpu { id } => Some(Proof::VcpuGone { id: id.clone() }),
             Act::CreateBackend { .. }
             | Act::PlugDimm { .. }
+            | Act::MakeKnown { .. }
             | Act::ResizeVirtioMem { .. }
             | Act::PlugVcpu { .. }
             | Act::AwaitOnline { .. }
@@ -32,6 +33,7 @@ impl Act {
             Act::CreateBackend { .. }
             | Act::DeleteBackend { .. }
             | Act::PlugDimm { .. }
+            | Act::MakeKnown { .. }
             | Act::OnlineBlocks { .. }
             | Act::OfflineBlocks { .. }
             | Act::ResizeVirtioMem { .. }
@@ -67,6 +69,9 @@ impl fmt::Display for Act {
                 write!(f, "plug DIMM {id} of {size} into slot {slot}, node {node}")
             }
             Act::UnplugDimm { id, .. } => write!(f, "unplug DIMM {id}"),
+            Act::MakeKnown { device, after } => {
+                write!(f, "tell the guest of the blocks of {device} that it has not found in {after}")
+            }
             Act::OnlineBlocks { device, zone: Zone::Movable } => {
                 write!(f, "online the blocks of {device}, movable")
             }
@@ -88,6 +93,7 @@ impl fmt::Display for Proof {
         match self {
             Proof::BackendExists { .. } => write!(f, "QEMU lists it"),
             Proof::BackendGone { .. } => write!(f, "QEMU lists it no more"),
+            Proof::DimmPlugged { .. } => write!(f, "QEMU lists it"),
             Proof::DimmSeen { .. } => write!(f, "the guest shows its blocks"),
             Proof::DimmGone { .. } => write!(f, "the guest let it go (DEVICE_DELETED)"),
             Proof::BlocksOnline { .. } => write!(f, "the guest shows its blocks online"),

@@ -27,6 +27,8 @@ pub(super) struct Footing<'a> {
     pub(super) sets_blocks: bool,
     /// True where the agent can choose the zone of a block, by writing its file.
     pub(super) chooses_zone: bool,
+    /// True where blocks that the guest does not find by itself can be made known to it.
+    pub(super) probes: bool,
     /// What the guest uses and what is available to it, if it tells.
     pub(super) usage: Option<Usage>,
     /// Free memory that the guest's kernel can use for itself, if the guest tells.
@@ -56,6 +58,7 @@ impl<'a> Footing<'a> {
             shows_blocks,
             sets_blocks: shows_blocks && sets,
             chooses_zone: shows_blocks && writes,
+            probes: shows_blocks && writes && facts.is_some_and(|f| f.has_probe),
             usage: usage(facts, stats),
             kernel_free: kernel_free(seen, facts, stats),
         }

@@ -2,9 +2,10 @@
 //!
 //! A resize that ended halfway, or a guest that onlines nothing by itself, leaves such things behind; they are part of
 //! the size that was asked for, so asking for it again brings them online. A DIMM that the guest has processed and never
-//! shown (it was short of memory for its page structures then) is unplugged and plugged again: Linux tries once.
+//! shown (it was short of memory for its page structures then) is unplugged and plugged again: Linux tries once. Where
+//! the guest's kernel has `probe`, it is told of such a DIMM instead.
 
-use super::make::{Part, Scene, scaled, step};
+use super::make::{Part, Scene, make_known, scaled, step};
 use super::place::own_prefix;
 use super::zone::Zones;
 use super::{Act, Proof, Step, Strength, Zone, vcpu};
@@ -31,13 +32,21 @@ pub(super) fn memory(scene: &Scene<'_>, parts: &[Part]) -> Part {
         if all || !stays || !dimm.fits_blocks(footing.block) {
             continue;
         }
-        let mut group = if was_swallowed(scene, dimm) { plugged_again(scene, dimm) } else { Vec::new() };
+        let is_hidden = (shown.len() as u64) < range.end - range.start;
+        let mut group = if is_hidden && footing.probes {
+            vec![make_known(&dimm.id, dimm.size, Vec::new(), limits)]
+        } else if was_swallowed(scene, dimm) {
+            plugged_again(scene, dimm)
+        } else {
+            Vec::new()
+        };
+        let plugs = group.iter().any(|step| matches!(step.act, Act::PlugDimm { .. }));
         group.push(step(
             Act::OnlineBlocks { device: dimm.id.clone(), zone: zone(scene, dimm) },
             Proof::BlocksOnline { device: dimm.id.clone(), whole: true },
             Strength::GuestConfirmed,
             scaled(limits.online, limits.online, dimm.size),
-            if group.is_empty() { Vec::new() } else { vec![Act::OfflineBlocks { device: dimm.id.clone() }] },
+            if plugs { vec![Act::OfflineBlocks { device: dimm.id.clone() }] } else { Vec::new() },
         ));
         part.groups.push(group);
     }
@@ -145,9 +154,10 @@ fn device(act: &Act) -> Option<&str> {
         Act::UnplugDimm { id, .. } | Act::ResizeVirtioMem { id, .. } | Act::SettleVirtioMem { id } => {
             Some(id)
         }
-        Act::OnlineBlocks { device, .. } | Act::OfflineBlocks { device } | Act::AwaitOnline { device } => {
-            Some(device)
-        }
+        Act::MakeKnown { device, .. }
+        | Act::OnlineBlocks { device, .. }
+        | Act::OfflineBlocks { device }
+        | Act::AwaitOnline { device } => Some(device),
         Act::CreateBackend { .. }
         | Act::DeleteBackend { .. }
         | Act::PlugDimm { .. }

@@ -145,6 +145,19 @@ pub(super) fn scaled(base: Span, per_gib: Span, size: Bytes) -> Span {
     Span::millis(base.as_millis().saturating_add(per_gib.times(gibs).as_millis()))
 }
 
+/// The step that makes the blocks of a DIMM known to a guest that does not find them by itself. The undo is for a DIMM
+/// that the same group plugs: a rule in the guest may have brought blocks into use as they came.
+pub(super) fn make_known(id: &str, size: Bytes, undo: Vec<Act>, limits: &Limits) -> Step {
+    let deadline = limits.probe_after + scaled(limits.appear, limits.appear, size);
+    step(
+        Act::MakeKnown { device: id.to_owned(), after: limits.probe_after },
+        Proof::DimmSeen { id: id.to_owned() },
+        Strength::GuestConfirmed,
+        deadline,
+        undo,
+    )
+}
+
 /// The step that deletes a backend.
 pub(super) fn delete_backend(memdev: &str, limits: &Limits) -> Step {
     let memdev = memdev.to_owned();

@@ -140,6 +140,14 @@ pub enum Act {
         /// Its slot: the guest's last word on it may name only that.
         slot: u32,
     },
+    /// Make the memory blocks of a DIMM known to a guest that does not find them by itself: write the address of each
+    /// that is still absent to the kernel's `probe`. Blocks that the guest shows are never written.
+    MakeKnown {
+        /// The DIMM.
+        device: String,
+        /// How long the guest is given to find them by itself.
+        after: Span,
+    },
     /// Online all memory blocks of a device in the guest.
     OnlineBlocks {
         /// A DIMM or a virtio-mem device.
@@ -223,6 +231,11 @@ pub enum Proof {
     BackendGone {
         /// The object's id.
         memdev: String,
+    },
+    /// QEMU lists the DIMM. What the guest makes of it a later step of the group shows.
+    DimmPlugged {
+        /// The device's id.
+        id: String,
     },
     /// QEMU lists the DIMM, and the guest shows all its memory blocks or, where it shows none at all, has
     /// acknowledged the insertion.

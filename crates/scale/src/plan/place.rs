@@ -4,7 +4,7 @@
 //! DIMM stands or is taken back by itself, so a guest that refuses one does not cost the others.
 
 use super::layout::{Layout, Move};
-use super::make::{Part, Scene, delete_backend, scaled, step};
+use super::make::{Part, Scene, delete_backend, make_known, scaled, step};
 use super::zone::Zones;
 use super::{Act, OWN_PREFIX, OWN_PREFIX_IN_LIBVIRT, Obstacle, Proof, Step, Strength, When, Zone};
 use crate::observed::{Backing, Dimm, Manager};
@@ -136,14 +136,22 @@ impl<'a> Place<'a> {
         if footing.sets_blocks && footing.onlines_itself() {
             unplug.insert(0, Act::OfflineBlocks { device: id.clone() });
         }
+        let (proof, seen) = match footing.probes {
+            true => (Proof::DimmPlugged { id: id.clone() }, Strength::DeviceOnly),
+            false => (Proof::DimmSeen { id: id.clone() }, seen),
+        };
         let plug = step(
             Act::PlugDimm { id: id.clone(), memdev, brings, slot, node, addr },
-            Proof::DimmSeen { id: id.clone() },
+            proof,
             seen,
             appear,
             unplug,
         );
         let mut group: Vec<Step> = create.into_iter().chain([plug]).collect();
+        if footing.probes {
+            let back = vec![Act::OfflineBlocks { device: id.clone() }];
+            group.push(make_known(&id, size, back, limits));
+        }
         group.extend(self.online(id, size, zone));
         group
     }
@@ -243,6 +251,13 @@ impl<'a> Place<'a> {
             notes.push(format!(
                 "the guest does not tell its free memory; {} are taken as free for the metadata of new memory",
                 self.scene.seen.memory.boot.per(8)
+            ));
+        }
+        if footing.probes {
+            notes.push(format!(
+                "the guest's kernel has a file `probe`: memory that it does not find by itself within {} is made known \
+                 to it there, block by block",
+                self.scene.limits.probe_after
             ));
         }
         if !footing.shows_blocks {

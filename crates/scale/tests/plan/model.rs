@@ -46,6 +46,7 @@ fn act(seen: &mut Observed, act: &Act) {
             plug(seen, id, memdev, *slot, *node, *addr);
         }
         Act::UnplugDimm { id, memdev, slot } => unplug(seen, id, memdev, *slot),
+        Act::MakeKnown { device, .. } => make_known(seen, device),
         Act::OnlineBlocks { device, .. } => set_blocks(seen, device, true),
         Act::OfflineBlocks { device } => set_blocks(seen, device, false),
         Act::ResizeVirtioMem { id, from, to } => {
@@ -124,9 +125,10 @@ fn plug(seen: &mut Observed, id: &str, memdev: &str, slot: u32, node: u32, addr:
         && let Some(block) = facts.block.filter(|_| !facts.blocks.is_empty())
     {
         assert!(dimm.fits_blocks(block), "the guest refuses {dimm:?}");
-        let online = !matches!(facts.auto_online, Some(AutoOnline::Offline) | None);
-        facts.blocks.extend(dimm.blocks(block).map(|index| MemBlock { index, online }));
-        facts.blocks.sort_by_key(|b| b.index);
+        // A guest with `probe` finds nothing by itself here.
+        if !facts.has_probe {
+            show(facts, dimm.blocks(block));
+        }
     }
     if let Some(balloon) = &mut memory.balloon {
         balloon.actual = balloon.actual + dimm.size;
@@ -135,6 +137,27 @@ fn plug(seen: &mut Observed, id: &str, memdev: &str, slot: u32, node: u32, addr:
     let at = memory.dimms.partition_point(|d| d.slot < slot);
     memory.dimms.insert(at, dimm);
     on_node(seen, node, Bytes::ZERO, size);
+}
+
+/// New blocks come as the guest's kernel likes them.
+fn show(facts: &mut GuestFacts, blocks: std::ops::Range<u64>) {
+    let online = !matches!(facts.auto_online, Some(AutoOnline::Offline) | None);
+    facts.blocks.extend(blocks.map(|index| MemBlock { index, online }));
+    facts.blocks.sort_by_key(|b| b.index);
+}
+
+fn make_known(seen: &mut Observed, device: &str) {
+    let dimm = seen.memory.dimms.iter().find(|d| d.id == device).expect("a DIMM");
+    let Guest::Heard(facts) = &mut seen.guest else { panic!("nobody to tell") };
+    assert!(facts.has_probe && facts.can_write_files(), "the guest cannot be told");
+    let block = facts.block.expect("a block size");
+    assert!(dimm.fits_blocks(block), "half a block of {device} is memory of nobody");
+    let shown = facts.blocks_in(&dimm.blocks(block));
+    let absent: Vec<u64> = dimm.blocks(block).filter(|i| shown.iter().all(|b| b.index != *i)).collect();
+    assert!(!absent.is_empty(), "the guest shows all of {device}");
+    for index in absent {
+        show(facts, index..index + 1);
+    }
 }
 
 fn unplug(seen: &mut Observed, id: &str, memdev: &str, slot: u32) {

@@ -76,6 +76,16 @@ fn furnish(seen: &mut Observed, agent: usize, flags: u8) {
     if flags & 32 != 0 {
         seen.memory.unused_backends.push(Backend { id: "supple-mem9".into(), size: Bytes::gib(1) });
     }
+    if flags & 0x12 == 0x12
+        && let Guest::Heard(facts) = &mut seen.guest
+        && facts.can_write_files()
+    {
+        facts.has_probe = true;
+        // Some of the first DIMM is not known to the guest, or none of it.
+        let hidden = seen.memory.dimms.first().map(|d| d.blocks(Bytes::mib(128)));
+        let keep = |index: u64| flags & 4 != 0 && index.is_multiple_of(2);
+        facts.blocks.retain(|b| hidden.as_ref().is_none_or(|h| !h.contains(&b.index) || keep(b.index)));
+    }
     if flags & 0x54 == 0x54 {
         seen.machine.state = "paused".into();
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use scale::sight::GuestView;
+use sim::Mood;
 
 fn shown(world: &mut World, device: &str) -> (usize, usize) {
     let answer = look(world, &Look::Blocks(device.into()));
@@ -29,6 +30,52 @@ fn the_guest_needs_a_moment_to_show_a_dimm() {
     assert_eq!(shown(&mut world, "d"), (0, 0));
     world.pass(Span::millis(100));
     assert_eq!(shown(&mut world, "d"), (8, 0));
+}
+
+fn tell(device: &str) -> Act {
+    Act::MakeKnown { device: device.into(), after: Span::secs(2) }
+}
+
+#[test]
+fn a_kernel_that_needs_probe_shows_nothing_until_it_is_told() {
+    let mut world = World::small().with(Mood::NeedsProbe);
+    done(&mut world, &create("m", Bytes::gib(1)));
+    let events = events_after(&mut world, &plug("d", "m", 0), Span::secs(60));
+    assert!(events.is_empty(), "{events:?}");
+    assert!(heard(&mut world).has_probe && !heard(&mut World::small()).has_probe);
+    assert_eq!(shown(&mut world, "d"), (0, 0));
+    done(&mut world, &tell("d"));
+    assert_eq!(shown(&mut world, "d"), (8, 0));
+    // Nor does it hear of a removal.
+    assert!(events_after(&mut world, &unplug("d"), Span::secs(60)).is_empty());
+    assert_eq!(world.dimms(), ["d"]);
+}
+
+#[test]
+fn probe_takes_no_block_twice_and_none_without_memory() {
+    let mut world = World::small().with(Mood::NeedsProbe);
+    plugged(&mut world, "d", 0);
+    let start = 4 << 30;
+    assert_eq!(world.write_probe(start), Ok(()));
+    assert_eq!(world.write_probe(start), Err("File exists"));
+    assert_eq!(world.write_probe(0), Err("File exists"), "boot memory");
+    assert_eq!(world.write_probe(start + (64 << 20)), Err("Invalid argument"));
+    assert!(world.write_probe(start + (1 << 30)).expect_err("nothing there").contains("crash"));
+    assert_eq!(World::small().write_probe(start), Err("No such file or directory"));
+    done(&mut world, &tell("d"));
+    assert_eq!(shown(&mut world, "d"), (8, 0), "the one that was known is left as it is");
+    assert!(refused(&mut world, &tell("e")).contains("no memory device e"));
+}
+
+#[test]
+fn a_guest_that_finds_its_memory_is_told_nothing() {
+    let mut world = World::small().with_probe().spare_backend("m", Bytes::gib(1));
+    done(&mut world, &plug("d", "m", 0));
+    let before = world.now();
+    done(&mut world, &tell("d"));
+    assert!(world.now().since(before) < Span::millis(500), "it is not waited for longer than it takes");
+    assert_eq!(shown(&mut world, "d"), (8, 0));
+    assert!(!world.log().any(|line| line.contains("told of memory block")));
 }
 
 #[test]

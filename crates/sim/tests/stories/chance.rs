@@ -42,6 +42,7 @@ fn machine(which: u8, seed: u64) -> World {
         2 => World::small().slots(4).foreign_dimm("dimm7", 0, Bytes::gib(1)),
         3 => World::small().nodes(2).balloon(true),
         4 => World::small().in_libvirt().slots(6),
+        5 => World::small().with_probe(),
         _others => World::small().boot_dimm("d0", 0, Bytes::mib(512)).boot_dimm("d1", 0, Bytes::mib(256)),
     };
     world.with_faults(seed, Faults::default())
@@ -82,7 +83,7 @@ proptest! {
 
     #[test]
     fn whatever_happens_a_willing_guest_makes_it_good(
-        which in 0u8..6,
+        which in 0u8..7,
         seed in any::<u64>(),
         turns in turns(),
         last in (8u64..100, 1u32..8),
@@ -100,7 +101,7 @@ proptest! {
     }
 
     #[test]
-    fn one_seed_is_one_story(which in 0u8..6, seed in any::<u64>(), turns in turns()) {
+    fn one_seed_is_one_story(which in 0u8..7, seed in any::<u64>(), turns in turns()) {
         let tell = || {
             let mut stage = Stage::new(machine(which, seed));
             live(&mut stage, &turns, seed);

@@ -63,6 +63,14 @@ fn where_libvirt_keeps_the_machine() {
 }
 
 #[test]
+fn where_the_guest_must_be_told_of_its_memory() {
+    let wanted = memory(Bytes::mib(2 * 1024 + 256));
+    dies_everywhere(&stage(World::small().with(Mood::NeedsProbe)), &wanted);
+    dies_everywhere(&stage(World::small().with_probe()), &wanted);
+    dies_everywhere(&stage(World::small().in_libvirt().with(Mood::NeedsProbe)), &wanted);
+}
+
+#[test]
 fn merging_dimms() {
     let world =
         World::small().slots(3).foreign_dimm("a", 0, Bytes::mib(256)).foreign_dimm("b", 0, Bytes::mib(256));

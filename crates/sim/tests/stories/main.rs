@@ -5,5 +5,6 @@ mod chance;
 mod deaths;
 mod difficult;
 mod harness;
+mod known;
 mod stale;
 mod willing;

@@ -25,6 +25,7 @@ fn machines() -> Vec<(&'static str, World)> {
         ("kept by libvirt", small().in_libvirt()),
         ("a balloon that rests", small().balloon(true)),
         ("a kernel that onlines", small().with(Mood::OnlinesItself(Span::millis(0)))),
+        ("a kernel with probe", small().with_probe()),
         ("a rule that onlines", small().with(Mood::OnlinesItself(Span::millis(700)))),
     ]
 }
@@ -125,7 +126,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_walk_of_sizes_is_walked(sizes in prop::collection::vec((8u64..128, 1u32..8), 1..12), which in 0usize..10) {
+    fn any_walk_of_sizes_is_walked(sizes in prop::collection::vec((8u64..128, 1u32..8), 1..12), which in 0usize..11) {
         let (_, world) = machines().swap_remove(which);
         let mut stage = Stage::new(world);
         let before = stage.observe().memory.total();
