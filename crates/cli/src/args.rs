@@ -3,7 +3,7 @@
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
-use scale::units::{BadCount, BadSize, Bytes, Change, parse_change, parse_count};
+use scale::units::{BadCount, BadSize, Bytes, Change, parse_change, parse_count, parse_size};
 use scale::wanted::{Mechanism, Wanted, ZoneWish};
 use std::path::PathBuf;
 
@@ -108,6 +108,13 @@ pub(crate) enum Command {
     /// Prepare a guest so that it puts new memory and vCPUs to use by itself
     #[command(subcommand)]
     Guest(Guest),
+    /// Print the description of a memory device, for `virsh attach-device`
+    ///
+    /// The description is all that is on standard output: `supple device-xml --size 512M > dimm.xml`, then `virsh
+    /// attach-device web1 dimm.xml --live --config`, then bring its blocks online in the guest. `supple apply` does all
+    /// of that, and proves it.
+    #[command(after_help = SIZES)]
+    DeviceXml(Device),
     /// Print the completions of a shell
     Completions {
         /// The shell
@@ -136,6 +143,7 @@ impl Command {
             Command::Why { vm, .. } => Some(vm),
             Command::List(_)
             | Command::Guest(Guest::UdevRule(_))
+            | Command::DeviceXml(_)
             | Command::Completions { .. }
             | Command::Man { .. } => None,
         }
@@ -209,6 +217,63 @@ impl Resize {
             keep: Vec::new(),
         }
     }
+}
+
+/// A memory device to be described.
+#[derive(Debug, Args)]
+pub(crate) struct Device {
+    /// Its size; the most that it can give, for virtio-mem. Rounded up, and told so, where libvirt and QEMU would
+    #[arg(long, short, value_parser = read_whole_size)]
+    pub(crate) size: Bytes,
+    /// The guest's NUMA node; `none` for machines without NUMA cells (ppc64, s390x)
+    #[arg(long, default_value = "0", value_parser = read_node)]
+    pub(crate) node: Node,
+    /// The slot of a DIMM; by default libvirt takes the lowest free one
+    #[arg(long, conflicts_with = "virtio_mem")]
+    pub(crate) slot: Option<u32>,
+    /// The address of a DIMM in the guest, such as 0x100000000; by default QEMU takes the lowest free one
+    #[arg(long, value_name = "ADDRESS", value_parser = read_address, requires = "slot")]
+    pub(crate) base: Option<u64>,
+    /// libvirt's name for the device; it keeps only names that begin with ua-
+    #[arg(long)]
+    pub(crate) alias: Option<String>,
+    /// The size of the host's huge pages that the device is made of
+    #[arg(long, value_name = "SIZE", value_parser = read_whole_size)]
+    pub(crate) page_size: Option<Bytes>,
+    /// A virtio-mem device instead of a DIMM
+    #[arg(long)]
+    pub(crate) virtio_mem: bool,
+    /// The unit in which a virtio-mem device changes
+    #[arg(long, value_name = "SIZE", value_parser = read_whole_size, default_value = "2M", requires = "virtio_mem")]
+    pub(crate) block: Bytes,
+    /// How much of a virtio-mem device is asked for at first
+    #[arg(long, value_name = "SIZE", value_parser = read_whole_size, default_value = "0", requires = "virtio_mem")]
+    pub(crate) requested: Bytes,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// A node of the guest, or none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Node(pub(crate) Option<u32>);
+
+fn read_node(text: &str) -> Result<Node, String> {
+    match text.parse() {
+        Ok(node) => Ok(Node(Some(node))),
+        Err(_) if text == "none" => Ok(Node(None)),
+        Err(_) => Err("it is neither a number nor `none`".to_owned()),
+    }
+}
+
+fn read_address(text: &str) -> Result<u64, String> {
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
+    let address = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    address.ok_or_else(|| "it is no address; write it as 0x100000000".to_owned())
+}
+
+/// A size; zero needs no unit.
+fn read_whole_size(text: &str) -> Result<Bytes, BadSize> {
+    if text == "0" { Ok(Bytes::ZERO) } else { parse_size(text) }
 }
 
 /// How memory changes.

@@ -87,6 +87,11 @@ impl Failure {
         Failure::Broke { kind: "no-libvirt", message: message.to_owned(), began: false }
     }
 
+    /// Words that were understood and make no sense together.
+    pub(crate) fn bad_input(message: String) -> Failure {
+        Failure::Broke { kind: "usage", message, began: false }
+    }
+
     /// The exit status.
     pub(crate) fn status(&self) -> u8 {
         match (self, self.may_have_changed()) {

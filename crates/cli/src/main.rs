@@ -8,6 +8,7 @@ mod apply;
 mod args;
 #[cfg(feature = "libvirt")]
 mod connect;
+mod device;
 mod drift;
 mod driver;
 #[cfg(test)]
@@ -50,8 +51,7 @@ fn main() -> ExitCode {
     };
     let Cli { mut command, connect } = cli;
     if let Err(error) = command.connect(connect.as_deref()) {
-        let failure = Failure::Usage(format!("error: {error}\n"));
-        return end(&failure, asks_for_json());
+        return end(&Failure::bad_input(error.to_string()), asks_for_json());
     }
     let (json, ended) = match command {
         Command::List(output) => (output.json, list::run(connect.as_deref(), &output)),
@@ -63,6 +63,7 @@ fn main() -> ExitCode {
         Command::Why { vm, output } => (output.json, why::run(&vm, &output)),
         Command::Guest(Guest::UdevRule(output)) => (output.json, guest::udev_rule(&output)),
         Command::Guest(Guest::Setup(machine)) => (machine.output.json, guest::setup(&machine)),
+        Command::DeviceXml(asked) => (asked.output.json, device::run(&asked)),
         Command::Completions { shell } => (false, manual::completions(shell)),
         Command::Man { dir } => (false, manual::pages(dir.as_deref())),
     };

@@ -38,9 +38,9 @@ pub(crate) async fn open(
     limits: &Limits,
 ) -> Result<Reached, Failure> {
     match &machine.vm {
-        Address::Qmp(_) if live_only => Err(Failure::Usage(
-            "error: --live-only is for machines of libvirt's: one on plain QEMU has no definition that a change could \
-             be kept in\n"
+        Address::Qmp(_) if live_only => Err(Failure::bad_input(
+            "--live-only is for machines of libvirt's: one on plain QEMU has no definition that a change could \
+             be kept in"
                 .to_owned(),
         )),
         Address::Qmp(socket) => {
@@ -61,9 +61,9 @@ pub(crate) async fn open(
 pub(crate) fn without_agent(agent: Option<&Path>) -> Result<(), Failure> {
     match agent {
         None => Ok(()),
-        Some(_) => Err(Failure::Usage(
-            "error: libvirt holds the guest agent's socket of its machines, and Supple asks the agent through it; leave \
-             --agent out\n"
+        Some(_) => Err(Failure::bad_input(
+            "libvirt holds the guest agent's socket of its machines, and Supple asks the agent through it; leave \
+             --agent out"
                 .to_owned(),
         )),
     }

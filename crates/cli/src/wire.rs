@@ -33,6 +33,8 @@ pub(crate) enum Document {
     Setup(Setup),
     /// `supple guest udev-rule`.
     UdevRule(UdevRule),
+    /// `supple device-xml`.
+    DeviceXml(DeviceXml),
     /// There is no plan, from `plan` and `apply`. Exit status 2.
     Refusal(Refusal),
     /// Something is wrong, from any command. The exit status tells whether anything was changed.
@@ -131,6 +133,17 @@ pub(crate) struct UdevRule {
     pub(crate) text: String,
 }
 
+/// The description of a memory device.
+#[derive(Debug, Serialize)]
+pub(crate) struct DeviceXml {
+    /// Its text.
+    pub(crate) xml: String,
+    /// Its size, which is the one asked for or the next one that is the same everywhere.
+    pub(crate) size_bytes: u64,
+    /// What there is to say about it.
+    pub(crate) notes: Vec<String>,
+}
+
 /// What became of `supple guest setup`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Setup {
@@ -192,6 +205,7 @@ mod tests {
             parsed(&Failure::Declined.document()),
             parsed(&Document::UdevRule(UdevRule { path, text: String::new() })),
             parsed(&Document::Setup(Setup { installed: false, path, what, by_hand: vec![String::new()] })),
+            parsed(&Document::DeviceXml(DeviceXml { xml: String::new(), size_bytes: 0, notes: Vec::new() })),
         ]);
         all
     }
@@ -245,7 +259,8 @@ mod tests {
             .iter()
             .map(|document| document.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" "))
             .collect();
-        let expected = ["observed", "history", "plan", "report", "refusal", "error", "udev_rule", "setup"];
+        let expected =
+            ["observed", "history", "plan", "report", "refusal", "error", "udev_rule", "setup", "device_xml"];
         let libvirts: &[&str] = if cfg!(feature = "libvirt") { &["machines"] } else { &[] };
         assert_eq!(keys, [libvirts, &expected].concat());
     }

@@ -169,6 +169,40 @@ fn help_tells_of_sizes_and_of_exit_statuses() {
 }
 
 #[test]
+fn a_memory_device_is_described_to_be_piped_and_its_rounding_is_told_beside() {
+    let ended = run(&["device-xml", "--size", "512M", "--node", "0"]);
+    assert_eq!((ended.status, ended.err.as_str()), (0, ""));
+    assert!(
+        ended.out.starts_with("<memory model='dimm'>\n") && ended.out.ends_with("</memory>\n"),
+        "{}",
+        ended.out
+    );
+    assert!(ended.out.contains("<size unit='KiB'>524288</size>"), "{}", ended.out);
+
+    let rounded = run(&["device-xml", "--size", "524287K", "--node", "0"]);
+    assert_eq!((rounded.status, rounded.out), (0, ended.out));
+    assert!(rounded.err.starts_with("note: 524287 KiB is no multiple of 2 MiB"), "{}", rounded.err);
+
+    let device = run(&["device-xml", "--size", "4G", "--virtio-mem", "--requested", "1G", "--node", "1"]);
+    for part in ["virtio-mem", "<block unit='KiB'>2048</block>", "<requested unit='KiB'>1048576</requested>"]
+    {
+        assert!(device.out.contains(part), "{part}: {}", device.out);
+    }
+    for (words, told) in [
+        (&["device-xml", "--size", "1G", "--slot", "256"][..], "slots are numbered from 0 to 255"),
+        (&["device-xml", "--size", "1G", "--alias", "mine"], "begin with 'ua-'"),
+        (&["device-xml", "--size", "1G", "--virtio-mem", "--requested", "2G"], "ask for 1 GiB"),
+        (&["device-xml", "--size", "1G", "--slot", "0", "--base", "4294967296"], "0x100000000"),
+        (&["device-xml"], "--size"),
+    ] {
+        let ended = run(words);
+        let said = ended.err.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!((ended.status, ended.out.as_str()), (2, ""), "{words:?}");
+        assert!(said.contains(told), "{words:?}: {said}");
+    }
+}
+
+#[test]
 fn the_udev_rule_is_printed_to_be_piped() {
     let rule = run(&["guest", "udev-rule"]);
     assert!(rule.out.contains("SUBSYSTEM==\"memory\", ACTION==\"add\""), "{}", rule.out);
