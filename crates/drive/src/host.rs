@@ -38,6 +38,19 @@ pub fn look(pid: Option<u32>, huge: Option<Bytes>) -> Host {
     }
 }
 
+/// How many physical address bits this host's CPU has, by /proc/cpuinfo; x86 alone tells there.
+pub fn address_bits() -> Option<u32> {
+    let text = text(Path::new("/proc/cpuinfo"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("address sizes"))?;
+    line.trim_start_matches([' ', '\t', ':']).split_once(" bits physical")?.0.parse().ok()
+}
+
+/// The size of this host's transparent huge pages, where it has any.
+pub fn transparent_huge_page() -> Option<Bytes> {
+    let told = text(Path::new("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"))?;
+    told.trim().parse().ok().map(Bytes::new)
+}
+
 /// The process, if it is a QEMU: who made a monitor's socket may be a manager that passed it on.
 pub fn qemu(pid: u32) -> Option<u32> {
     let program = fs::read_link(format!("/proc/{pid}/exe")).ok();

@@ -10,11 +10,13 @@ mod domain;
 mod drift;
 mod edit;
 mod fragment;
+mod host;
 mod machine;
 mod prepare;
 mod read;
 mod room;
 mod tag;
+mod trial;
 mod units;
 
 pub use cpuset::CpuSet;
@@ -27,7 +29,9 @@ pub use domain::{
 pub use drift::{Drift, drift};
 pub use machine::{Board, Machine};
 pub use prepare::{
-    AddressSpace, HostLimits, Obstacle, Prepare, PrepareRefusal, Prepared, VirtioMem, address_space, prepare,
+    AddressSpace, HostLimits, Obstacle, Prepare, PrepareRefusal, Prepared, VirtioMem, address_space, diff,
+    prepare,
 };
 pub use room::{Room, room};
+pub use trial::{LEFT_OUT, trial};
 pub use units::{as_attached, as_booted};

@@ -166,7 +166,10 @@ pub fn prepare(xml: &str, want: &Prepare, host: &HostLimits) -> Result<Prepared,
         case.general_notes(&mut said);
     }
     Ok(Prepared {
-        diff: diff(&domain.name, xml, &new),
+        diff: diff(
+            (&format!("{} as it is", domain.name), xml),
+            (&format!("{} from the next boot", domain.name), &new),
+        ),
         xml: new,
         changes: said.changes,
         notes: said.notes,
@@ -282,12 +285,10 @@ fn read_back(
     }
 }
 
-fn diff(name: &str, old: &str, new: &str) -> String {
+/// What is different between two texts, each with its title, as a unified diff; empty where nothing is.
+pub fn diff((before, old): (&str, &str), (after, new): (&str, &str)) -> String {
     if old == new {
         return String::new();
     }
-    TextDiff::from_lines(old, new)
-        .unified_diff()
-        .header(&format!("{name} as it is"), &format!("{name} from the next boot"))
-        .to_string()
+    TextDiff::from_lines(old, new).unified_diff().header(before, after).to_string()
 }

@@ -241,6 +241,56 @@ impl Connection {
         self.found(unsafe { (lib().virDomainDefineXMLFlags)(self.pointer(), xml.as_ptr(), VALIDATE) })
     }
 
+    /// Starts a machine of this description without running its vCPUs; it has no definition and ends with this
+    /// connection at the latest.
+    ///
+    /// # Errors
+    /// libvirt does not accept the XML, or QEMU does not start with it: its last words are in the message.
+    pub fn create_paused(&self, xml: &str) -> Result<Domain, Error> {
+        const FLAGS: u32 = sys::VIR_DOMAIN_START_PAUSED | sys::VIR_DOMAIN_START_AUTODESTROY;
+        let xml: CString = text(xml)?;
+        // SAFETY: the connection is open and the string lives during the call.
+        self.found(unsafe { (lib().virDomainCreateXML)(self.pointer(), xml.as_ptr(), FLAGS) })
+    }
+
+    /// What the host is and can do: the XML of `virsh capabilities`.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn capabilities(&self) -> Result<String, Error> {
+        // SAFETY: the connection is open; the string is the caller's.
+        unsafe { taken((lib().virConnectGetCapabilities)(self.pointer())) }
+    }
+
+    /// What machines of this kind (`kvm`, `qemu`) can have here: the XML of `virsh domcapabilities`. What is not given is
+    /// chosen by libvirt.
+    ///
+    /// # Errors
+    /// There are no such machines here, or the daemon does not answer.
+    pub fn domain_capabilities(
+        &self,
+        emulator: Option<&str>,
+        arch: Option<&str>,
+        machine: Option<&str>,
+        kind: Option<&str>,
+    ) -> Result<String, Error> {
+        let [emulator, arch, machine, kind] =
+            [emulator, arch, machine, kind].map(|word| word.map(text).transpose());
+        let (emulator, arch, machine, kind) = (emulator?, arch?, machine?, kind?);
+        let pointer = |word: &Option<CString>| word.as_ref().map_or(ptr::null(), |word| word.as_ptr());
+        // SAFETY: the connection is open, the strings live during the call, and the result is the caller's.
+        unsafe {
+            taken((lib().virConnectGetDomainCapabilities)(
+                self.pointer(),
+                pointer(&emulator),
+                pointer(&arch),
+                pointer(&machine),
+                pointer(&kind),
+                0,
+            ))
+        }
+    }
+
     fn found(&self, pointer: sys::virDomainPtr) -> Result<Domain, Error> {
         NonNull::new(pointer).map(|pointer| Domain::new(pointer, self.clone())).ok_or_else(last_error)
     }

@@ -127,6 +127,16 @@ impl Domain {
         unsafe { taken((lib().virDomainGetXMLDesc)(self.pointer(), flags)) }
     }
 
+    /// Ends it at once, as by pulling its plug.
+    ///
+    /// # Errors
+    /// It is gone, or the daemon is.
+    pub fn destroy(&self) -> Result<(), Error> {
+        // SAFETY: see `pointer`.
+        done(unsafe { (lib().virDomainDestroy)(self.pointer()) })?;
+        Ok(())
+    }
+
     /// Adds a device. Accepted means that QEMU has it, not that the guest uses it.
     ///
     /// # Errors

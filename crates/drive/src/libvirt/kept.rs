@@ -11,7 +11,9 @@ use super::domain::Domain;
 use super::error::{Code, Error};
 use super::pool::{CallError, Lane, Pool};
 use super::terms::{State, Xml};
+use crate::domxml::{self, HostLimits};
 use crate::guest::Agent;
+use crate::host;
 use crate::qmp::driver::duration;
 
 /// Calls of one machine that wait for libvirt at the same time at most: its monitor's, its agent's, and as many stuck.
@@ -200,6 +202,59 @@ impl Kept {
     ) -> Result<T, CallError> {
         let domain = self.domain.clone();
         self.lane.call(what, self.limit, move || call(&domain)).await
+    }
+
+    /// What its host brings into a preparation of `description`, as far as that is told.
+    ///
+    /// # Errors
+    /// libvirt does not answer in time.
+    pub async fn host_limits(&self, description: &domxml::Domain) -> Result<HostLimits, CallError> {
+        let machine = description.machine.clone();
+        let kind = description.kind.clone();
+        let is_local = self.is_local();
+        let ask = move |domain: &Domain| {
+            let connection = domain.connection();
+            let host = connection.capabilities()?;
+            let (emulator, arch) = (machine.emulator.as_deref(), machine.arch.as_deref());
+            // Without an answer to this, the machine type's own limits are taken.
+            let of_kind =
+                connection.domain_capabilities(emulator, arch, machine.name.as_deref(), Some(&kind)).ok();
+            Ok((host, of_kind, connection.versions()?))
+        };
+        let (host, of_kind, versions) = self.call("the host's capabilities", ask).await?;
+        let mut limits = HostLimits::read(&host, of_kind.as_deref())
+            .or_else(|_| HostLimits::read(&host, None))
+            .unwrap_or_default();
+        (limits.qemu, limits.libvirt) = (versions.hypervisor, Some(versions.daemon));
+        if is_local {
+            limits.address_bits = limits.address_bits.or_else(host::address_bits);
+            limits.huge_page = host::transparent_huge_page().unwrap_or(limits.huge_page);
+        }
+        Ok(limits)
+    }
+
+    /// Starts a machine of this description at the same libvirt, never runs it, and ends it.
+    ///
+    /// # Errors
+    /// libvirt or QEMU does not start it, in their words, or libvirt does not answer in time.
+    pub async fn try_out(&self, description: &str) -> Result<(), CallError> {
+        let description = description.to_owned();
+        self.call("a trial", move |domain| domain.connection().create_paused(&description)?.destroy()).await
+    }
+
+    /// Replaces its definition, if that still is `before`; false where it is another one by now.
+    ///
+    /// # Errors
+    /// libvirt does not accept the description or does not answer in time.
+    pub async fn redefine(&self, before: &str, after: &str) -> Result<bool, CallError> {
+        let (before, after) = (before.to_owned(), after.to_owned());
+        self.call("a definition", move |domain| {
+            if domain.xml(Xml::InactiveSecure)? != before {
+                return Ok(false);
+            }
+            domain.connection().define(&after).map(|_| true)
+        })
+        .await
     }
 
     pub(super) fn agent_line(&self) -> AgentLine {

@@ -78,6 +78,8 @@ library! {
             Conn, Dom, c_int, sys::virConnectDomainEventGenericCallback, *mut c_void, Free
         ) -> c_int;
         fn virConnectGetAllDomainStats(Conn, c_uint, *mut *mut sys::virDomainStatsRecordPtr, c_uint) -> c_int;
+        fn virConnectGetCapabilities(Conn) -> *mut c_char;
+        fn virConnectGetDomainCapabilities(Conn, Text, Text, Text, Text, c_uint) -> *mut c_char;
         fn virConnectGetLibVersion(Conn, *mut c_ulong) -> c_int;
         fn virConnectGetURI(Conn) -> *mut c_char;
         fn virConnectGetVersion(Conn, *mut c_ulong) -> c_int;
@@ -90,7 +92,9 @@ library! {
         fn virConnectUnregisterCloseCallback(Conn, sys::virConnectCloseFunc) -> c_int;
         fn virDomainAgentSetResponseTimeout(Dom, c_int, c_uint) -> c_int;
         fn virDomainAttachDeviceFlags(Dom, Text, c_uint) -> c_int;
+        fn virDomainCreateXML(Conn, Text, c_uint) -> Dom;
         fn virDomainDefineXMLFlags(Conn, Text, c_uint) -> Dom;
+        fn virDomainDestroy(Dom) -> c_int;
         fn virDomainDetachDeviceAlias(Dom, Text, c_uint) -> c_int;
         fn virDomainDetachDeviceFlags(Dom, Text, c_uint) -> c_int;
         fn virDomainFree(Dom) -> c_int;
