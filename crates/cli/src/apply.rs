@@ -31,7 +31,7 @@ pub(crate) fn run(asked: &Resize, yes: bool, live_only: bool) -> Result<u8, Fail
         let room = screen::columns();
         screen::say(&show::report::report(report, room));
         screen::say(&show::report::not_followed(not_followed.as_deref().unwrap_or_default(), room));
-        let command = command_line(asked, report.asked);
+        let command = command_line(asked, &report.asked);
         screen::say(&show::report::again(report, &command, room).unwrap_or_default());
     }
     let followed = not_followed.as_ref().is_none_or(Vec::is_empty);
@@ -91,14 +91,14 @@ fn where_it_stopped(asked: &Resize, key: &str) -> Result<String, Failure> {
         Some(open) => format!(
             "{}. What was sent may still take effect: `supple observe` shows it, and `{}` goes on from there.",
             how_far(open),
-            command_line(asked, open.plan.asked)
+            command_line(asked, &open.plan.asked)
         ),
         None => format!("between two steps; `supple why {vm}` tells what was done"),
     })
 }
 
 /// The command that asks for the same, whatever has been done of it.
-fn command_line(asked: &Resize, sizes: Asked) -> String {
+fn command_line(asked: &Resize, sizes: &Asked) -> String {
     let agent =
         asked.machine.agent.as_ref().map(|path| format!(" --agent {}", quoted(&path.display().to_string())));
     let (vm, agent) = (&asked.machine.vm, agent.unwrap_or_default());

@@ -214,7 +214,7 @@ impl Resize {
             mechanism: self.mechanism.map(MechanismArg::into),
             node: self.node,
             zone: self.zone.into(),
-            keep: Vec::new(),
+            ..Wanted::default()
         }
     }
 }

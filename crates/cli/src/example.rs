@@ -1,8 +1,8 @@
 //! A machine as the tests of what is shown need it: q35, 1 GiB and one DIMM of 2 GiB half online, 3 of 4 vCPUs.
 
 use scale::observed::{
-    Accel, Balloon, Dimm, DimmKind, Guest, GuestFacts, GuestVcpu, Host, Machine, MemBlock, MemInfo, Memory,
-    Node, Observed, VcpuProps, VcpuSlot, VcpuState, Vcpus, Version,
+    Accel, Balloon, Dimm, DimmKind, Guest, GuestFacts, GuestVcpu, Host, Known, Machine, MemBlock, MemInfo,
+    Memory, Node, Observed, VcpuProps, VcpuSlot, VcpuState, Vcpus, Version,
 };
 use scale::plan::{Act, Asked, Basis, Plan, Proof, Sizes, Step, Strength, Zone};
 use scale::report::{GuestSizes, Report, StepReport, Verdict};
@@ -52,6 +52,9 @@ pub(crate) fn observed() -> Observed {
             ..Memory::default()
         },
         vcpus: Vcpus { slots: (0..4).map(slot).collect(), removed_before: false },
+        power: Known::default(),
+        disks: Known::default(),
+        nics: Known::default(),
         guest: Guest::Heard(Box::new(guest())),
         host: Host { qemu_pid: Some(4242), available: Some(Bytes::gib(40)), ..Host::default() },
         pending: Vec::new(),
@@ -124,7 +127,7 @@ pub(crate) fn plan() -> Plan {
     Plan {
         basis: Basis::of(&observed()),
         from: Sizes { memory: Bytes::gib(1), vcpus: 1 },
-        asked: Asked { memory: Some(Bytes::gib(3)), vcpus: Some(2) },
+        asked: Asked { memory: Some(Bytes::gib(3)), vcpus: Some(2), ..Asked::default() },
         to: Sizes { memory: Bytes::gib(3), vcpus: 2 },
         steps: vec![
             step(
@@ -178,7 +181,7 @@ pub(crate) fn report() -> Report {
         began: NOW - Span::secs(200),
         took: Span::millis(900),
         from: Sizes { memory: Bytes::gib(1), vcpus: 1 },
-        asked: Asked { memory: Some(Bytes::gib(3)), vcpus: Some(2) },
+        asked: Asked { memory: Some(Bytes::gib(3)), vcpus: Some(2), ..Asked::default() },
         achieved: Some(Sizes { memory: Bytes::gib(3), vcpus: 2 }),
         guest: GuestSizes {
             online: Some(Bytes::gib(3)),

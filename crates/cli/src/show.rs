@@ -50,7 +50,7 @@ pub(crate) fn guest_line(seen: &Observed, room: usize) -> String {
 }
 
 /// `--memory 3GiB --vcpus 3`, and how it was wanted: `--mechanism balloon`.
-pub(crate) fn as_options(asked: Asked, wanted: &Wanted) -> String {
+pub(crate) fn as_options(asked: &Asked, wanted: &Wanted) -> String {
     let memory = asked.memory.map(|m| format!("--memory {}", as_value(m)));
     let vcpus = asked.vcpus.map(|v| format!("--vcpus {v}"));
     let mechanism = wanted.mechanism.map(|m| format!("--mechanism {m}"));
@@ -105,8 +105,8 @@ mod tests {
 
     #[test]
     fn options_ask_for_the_same_again() {
-        let asked = Asked { memory: Some(Bytes::mib(1536)), vcpus: Some(2) };
-        assert_eq!(as_options(asked, &Wanted::default()), "--memory 1.5GiB --vcpus 2");
+        let asked = Asked { memory: Some(Bytes::mib(1536)), vcpus: Some(2), ..Asked::default() };
+        assert_eq!(as_options(&asked, &Wanted::default()), "--memory 1.5GiB --vcpus 2");
         let wanted = Wanted {
             mechanism: Some(Mechanism::Balloon),
             node: Some(1),
@@ -115,7 +115,7 @@ mod tests {
         };
         let memory = Asked { vcpus: None, ..asked };
         assert_eq!(
-            as_options(memory, &wanted),
+            as_options(&memory, &wanted),
             "--memory 1.5GiB --mechanism balloon --node 1 --zone movable"
         );
     }

@@ -74,8 +74,8 @@ pub(crate) struct Asked {
     pub(crate) vcpus: Option<u32>,
 }
 
-impl From<scale::plan::Asked> for Asked {
-    fn from(asked: scale::plan::Asked) -> Asked {
+impl From<&scale::plan::Asked> for Asked {
+    fn from(asked: &scale::plan::Asked) -> Asked {
         Asked { memory_bytes: asked.memory.map(scale::units::Bytes::get), vcpus: asked.vcpus }
     }
 }

@@ -108,7 +108,7 @@ pub async fn resize(
     refuse_step_after_interruption(journal, &wanted)?;
     let mut seen = observe(hypervisor, journal.history()).await?;
     let first = agree(hypervisor, journal, &wanted, limits, party, &mut seen).await?;
-    let mut account = Account::open(hypervisor.now(), &seen, first.asked);
+    let mut account = Account::open(hypervisor.now(), &seen, first.asked.clone());
     reconcile(hypervisor, journal, &seen, &mut account, limits).await?;
     wanted.memory = first.asked.memory.map(Change::To);
     wanted.vcpus = first.asked.vcpus.map(Change::To);
@@ -183,7 +183,7 @@ fn sound_plan(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<Plan,
 
 fn refuse_step_after_interruption(journal: &impl Journal, wanted: &Wanted) -> Result<(), ResizeError> {
     let Some(open) = journal.history().open() else { return Ok(()) };
-    let Asked { memory, vcpus } = open.plan.asked;
+    let Asked { memory, vcpus, .. } = open.plan.asked;
     let is_step = |change: Option<Change<Bytes>>| matches!(change, Some(Change::Grow(_) | Change::Shrink(_)));
     let counts = matches!(wanted.vcpus, Some(Change::Grow(_) | Change::Shrink(_)));
     if !(is_step(wanted.memory) && memory.is_some() || counts && vcpus.is_some()) {
@@ -321,6 +321,9 @@ fn refused_dimm(run: &Run) -> Option<String> {
         | Act::PlugVcpu { .. }
         | Act::UnplugVcpu { .. }
         | Act::AwaitOnline { .. }
-        | Act::OnlineVcpus { .. } => None,
+        | Act::OnlineVcpus { .. }
+        | Act::Set { .. }
+        | Act::GrowDisk { .. }
+        | Act::GrowInGuest { .. } => None,
     }
 }

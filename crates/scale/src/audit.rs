@@ -7,8 +7,10 @@
 
 mod devices;
 mod dimms;
+mod disks;
 mod known;
 mod ledger;
+mod settings;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -95,6 +97,10 @@ pub enum Kind {
     Vcpu,
     /// The host cannot hold it: locked memory, huge pages or the cgroup's limit.
     Host,
+    /// A limit that is not known, not where the act starts from, or not one that can be expressed.
+    Setting,
+    /// A disk that would not grow, or whose layers would grow in the wrong order.
+    Disk,
     /// A pair of acts that is known to kill this QEMU.
     KnownDanger,
     /// The proof does not show the act.
@@ -246,13 +252,18 @@ impl Auditor<'_> {
             Act::PlugVcpu { id, driver, props } => self.plug_vcpu(id, driver, props),
             Act::UnplugVcpu { id } => self.unplug_vcpu(id),
             Act::OnlineVcpus { count } => self.online_vcpus(*count),
+            Act::Set { from, to } => self.set(from, to),
+            Act::GrowDisk { disk, from, to } => self.grow_disk(disk, *from, *to),
+            Act::GrowInGuest { disk, device, layer, tool } => {
+                self.grow_in_guest(disk, device, layer, *tool);
+            }
         }
     }
 
     /// What must hold after the last step.
     fn end(&mut self) {
         let here = self.ledger.sizes();
-        let (to, asked) = (self.plan.to, self.plan.asked);
+        let (to, asked) = (self.plan.to, &self.plan.asked);
         self.require(here == to, Kind::EndState, || {
             format!("the steps lead to {}, the plan says {}", show(here), show(to))
         });
@@ -265,6 +276,16 @@ impl Auditor<'_> {
             self.require(to.vcpus == vcpus, Kind::NotAsAsked, || {
                 format!("{vcpus} vCPUs were asked for and the plan leads to {}", to.vcpus)
             });
+        }
+        for (disk, size) in &asked.disks {
+            let now = self.ledger.disks.iter().find(|d| d.name == *disk).map(|d| d.size);
+            self.require(now == Some(*size), Kind::NotAsAsked, || {
+                format!("{size} were asked for {disk} and the plan leaves it as it is")
+            });
+        }
+        for setting in &asked.settings {
+            let there = self.ledger.setting(&setting.name()).as_ref() == Some(setting);
+            self.require(there, Kind::NotAsAsked, || format!("the plan does not lead to {setting}"));
         }
         self.leftovers();
     }

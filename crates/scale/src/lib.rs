@@ -7,6 +7,7 @@
 //! [`run`], [`history`], [`report`]. What a guest's system can do at all is data: [`guests`].
 
 pub mod audit;
+pub mod disk;
 pub mod guests;
 pub mod history;
 pub mod limits;
@@ -14,6 +15,7 @@ pub mod observed;
 pub mod plan;
 pub mod report;
 pub mod run;
+pub mod setting;
 pub mod sight;
 pub mod time;
 pub mod units;

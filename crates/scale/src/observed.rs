@@ -4,6 +4,13 @@
 //! otherwise take silence for zero. What the guest says is what it *says*: bounded by `drive`, believed by nobody
 //! without QEMU's side beside it.
 
+mod disk;
+mod nic;
+
+pub use disk::{Disk, DiskBus, GuestDisk, Layer, LayerKind, Lies};
+pub use nic::{IpRate, Nic, RateGrain};
+
+use crate::setting::{CpuPower, Setting};
 use crate::time::Moment;
 use crate::units::Bytes;
 use serde::{Deserialize, Serialize};
@@ -21,12 +28,77 @@ pub struct Observed {
     pub memory: Memory,
     /// The vCPUs that QEMU gives the guest.
     pub vcpus: Vcpus,
+    /// How much of the host's CPU time the vCPUs may take.
+    #[serde(default)]
+    pub power: Known<CpuPower>,
+    /// The disks, in a lasting order. CD and floppy drives are none.
+    #[serde(default)]
+    pub disks: Known<Vec<Disk>>,
+    /// The NICs, in a lasting order.
+    #[serde(default)]
+    pub nics: Known<Vec<Nic>>,
     /// What the guest says of itself.
     pub guest: Guest,
     /// The host around the QEMU process.
     pub host: Host,
     /// Removals that were asked of the guest and are neither done nor refused. From the journal.
     pub pending: Vec<Pending>,
+}
+
+/// A fact, or why it is not known here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Known<T> {
+    /// The fact.
+    Is(T),
+    /// It is not known, and what depends on it cannot be done, for this reason.
+    Not(String),
+}
+
+impl<T> Default for Known<T> {
+    fn default() -> Known<T> {
+        Known::Not("it was not looked at".to_owned())
+    }
+}
+
+impl<T> Known<T> {
+    /// The fact, where it is known.
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Known::Is(fact) => Some(fact),
+            Known::Not(_) => None,
+        }
+    }
+}
+
+impl Observed {
+    /// The disks, where they are known.
+    pub fn disks(&self) -> &[Disk] {
+        self.disks.known().map_or(&[], Vec::as_slice)
+    }
+
+    /// The NICs, where they are known.
+    pub fn nics(&self) -> &[Nic] {
+        self.nics.known().map_or(&[], Vec::as_slice)
+    }
+
+    /// Every limit that is known, free ones included: CPU power, disks, NICs, and then addresses.
+    pub fn settings(&self) -> Vec<Setting> {
+        let power = self.power.known().map(|power| Setting::CpuPower(*power));
+        let disks = self.disks().iter().filter_map(|disk| {
+            let io = disk.io.known()?.clone();
+            Some(Setting::DiskIo { disk: disk.name.clone(), io })
+        });
+        let nics = self.nics().iter().filter_map(|nic| {
+            let rate = *nic.rate.known()?;
+            Some(Setting::NicRate { nic: nic.name.clone(), rate })
+        });
+        let ips = self.nics().iter().flat_map(|nic| {
+            let ips = nic.ips.known().map_or(&[][..], Vec::as_slice);
+            ips.iter().map(|of| Setting::IpRate { nic: nic.name.clone(), ip: of.ip, rate: of.rate })
+        });
+        power.into_iter().chain(disks).chain(nics).chain(ips).collect()
+    }
 }
 
 /// What kind of machine it is and what it is doing.
@@ -456,6 +528,9 @@ pub struct GuestFacts {
     /// are made known there by their addresses (CONFIG_ARCH_MEMORY_PROBE; drivers/base/memory.c, 2.6.32 to 6.12).
     #[serde(default)]
     pub has_probe: bool,
+    /// Which of the programs that grow what lies on a disk the guest has; empty where it was not looked for.
+    #[serde(default)]
+    pub tools: BTreeSet<crate::disk::Tool>,
 }
 
 impl GuestFacts {

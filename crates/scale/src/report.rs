@@ -175,6 +175,7 @@ impl Account {
         for lack in self.lacks(&guest) {
             self.note_held_back(lack);
         }
+        let verdict = achieved.map_or(Verdict::Failed, |sizes| self.judge(sizes));
         Report {
             began: self.began,
             took: now.since(self.began),
@@ -182,7 +183,7 @@ impl Account {
             asked: self.asked,
             achieved,
             guest,
-            verdict: achieved.map_or(Verdict::Failed, |sizes| self.judge(sizes)),
+            verdict,
             strength: self.strength,
             steps: self.steps,
             held_back: self.held_back,
@@ -193,7 +194,7 @@ impl Account {
 
     /// Where the guest itself shows less than was asked for, whatever QEMU has plugged.
     fn lacks(&self, guest: &GuestSizes) -> Vec<String> {
-        let Asked { memory, vcpus } = self.asked;
+        let Asked { memory, vcpus, .. } = self.asked;
         let memory = memory.zip(guest.online).filter(|(asked, online)| online < asked);
         let vcpus = vcpus.zip(guest.vcpus).filter(|(asked, online)| online < asked);
         let memory = memory.map(|(asked, online)| format!("the guest has {online} of {asked} in use"));
@@ -204,7 +205,7 @@ impl Account {
     }
 
     fn judge(&self, achieved: Sizes) -> Verdict {
-        let Asked { memory, vcpus } = self.asked;
+        let Asked { memory, vcpus, .. } = self.asked;
         let reached =
             memory.is_none_or(|m| m == achieved.memory) && vcpus.is_none_or(|v| v == achieved.vcpus);
         let closer = memory.is_some_and(|m| closer(m.get(), self.from.memory.get(), achieved.memory.get()))

@@ -1,10 +1,15 @@
 //! What a run is told while it waits: looks at the machine, events, and what both mean for a step.
 //!
 //! The driver is asked for a [`Look`] and answers with a [`Sight`]; QEMU's events arrive as [`Event`]. Whether a
-//! [`Proof`] holds is decided here, once, for every driver.
+//! proof holds is decided here, once, for every driver.
 
-use crate::observed::{Dimm, GuestVcpu, MemBlock, VirtioMem};
-use crate::plan::{Act, Proof, Strength};
+mod judge;
+
+pub use judge::Judgement;
+
+use crate::observed::{Dimm, Disk, GuestVcpu, MemBlock, VirtioMem};
+use crate::plan::Act;
+use crate::setting::{Setting, SettingName};
 use crate::units::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +37,12 @@ pub enum Look {
     VcpuDevice(String),
     /// The guest's vCPUs.
     Vcpus,
+    /// A limit, read from where it acts: the control group's files, QEMU, the host's traffic control.
+    Setting(SettingName),
+    /// A disk as QEMU lists it, and what the guest shows of it.
+    Disk(String),
+    /// A disk as QEMU lists it; the guest is not asked ([`Disk::guest`] says so).
+    DiskDevice(String),
 }
 
 /// The answer to a [`Look`].
@@ -59,6 +70,10 @@ pub enum Sight {
     },
     /// The guest's vCPUs.
     Vcpus(GuestView<Vec<GuestVcpu>>),
+    /// The limit, if there is that whose it is.
+    Setting(Option<Setting>),
+    /// The disk, if QEMU lists it.
+    Disk(Option<Box<Disk>>),
 }
 
 /// A DIMM and the guest's blocks of it.
@@ -141,178 +156,6 @@ pub enum Event {
     },
 }
 
-/// What a look means for a proof.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Judgement {
-    /// It holds, this strongly.
-    Holds(Strength),
-    /// Not yet: this is missing.
-    NotYet(String),
-}
-
-impl Proof {
-    /// What must be looked at to judge this. `ask_guest` is false where the plan expects no answer from the guest.
-    pub fn look(&self, ask_guest: bool) -> Look {
-        match self {
-            Proof::BackendExists { memdev } | Proof::BackendGone { memdev } => Look::Backend(memdev.clone()),
-            Proof::DimmSeen { id } if ask_guest => Look::Dimm(id.clone()),
-            Proof::DimmSeen { id } | Proof::DimmPlugged { id } | Proof::DimmGone { id } => {
-                Look::DimmDevice(id.clone())
-            }
-            Proof::BlocksOnline { device, .. } | Proof::BlocksOffline { device } => {
-                Look::Blocks(device.clone())
-            }
-            Proof::VirtioMemSize { id, .. } | Proof::VirtioMemSettled { id } => Look::VirtioMem(id.clone()),
-            Proof::GuestTotal { .. } => Look::GuestTotal,
-            Proof::BalloonAt { .. } => Look::Balloon,
-            Proof::VcpuSeen { id, .. } if ask_guest => Look::Vcpu(id.clone()),
-            Proof::VcpuSeen { id, .. } | Proof::VcpuGone { id } => Look::VcpuDevice(id.clone()),
-            Proof::VcpusOnline { .. } => Look::Vcpus,
-        }
-    }
-
-    /// What a look means for this proof. `acknowledged` tells whether the guest's ACPI driver has reported the
-    /// insertion of the device: enough where the guest cannot be asked for more.
-    pub fn judge(&self, sight: &Sight, acknowledged: bool) -> Judgement {
-        use Judgement::NotYet;
-        use Strength::{DeviceOnly, DriverConfirmed};
-        match (self, sight) {
-            (Proof::BackendExists { .. }, Sight::Backend(exists)) => {
-                holds_if(*exists, DeviceOnly, "QEMU does not list the backend")
-            }
-            (Proof::BackendGone { .. }, Sight::Backend(exists)) => {
-                holds_if(!exists, DeviceOnly, "QEMU still lists the backend")
-            }
-            (Proof::DimmSeen { .. }, Sight::Dimm(Some(dimm))) => dimm_seen(&dimm.guest, acknowledged),
-            (Proof::DimmPlugged { .. }, Sight::Dimm(Some(_))) => Judgement::Holds(DeviceOnly),
-            (Proof::DimmSeen { .. } | Proof::DimmPlugged { .. }, Sight::Dimm(None)) => {
-                NotYet("QEMU does not list the DIMM".into())
-            }
-            (Proof::DimmGone { .. }, Sight::Dimm(dimm)) => holds_if(
-                dimm.is_none(),
-                DriverConfirmed,
-                "QEMU still lists the DIMM: the guest has not let it go",
-            ),
-            (Proof::BlocksOnline { whole, .. }, Sight::Blocks(Some(view))) => blocks_online(view, *whole),
-            (Proof::BlocksOffline { .. }, Sight::Blocks(Some(view))) => blocks_offline(view),
-            (Proof::BlocksOnline { .. }, Sight::Blocks(None)) => {
-                NotYet("QEMU does not list the device".into())
-            }
-            // What is not there has no block online: the undo of a plug that QEMU refused passes by here.
-            (Proof::BlocksOffline { .. }, Sight::Blocks(None)) => Judgement::Holds(DeviceOnly),
-            (Proof::VirtioMemSize { size, .. }, Sight::VirtioMem(Some(device))) => holds_if(
-                device.size == *size,
-                DriverConfirmed,
-                &format!("the device holds {} of {size}", device.size),
-            ),
-            (Proof::VirtioMemSettled { .. }, Sight::VirtioMem(Some(device))) => {
-                let gap = format!("the device holds {} with {} requested", device.size, device.requested);
-                holds_if(device.size == device.requested, DriverConfirmed, &gap)
-            }
-            (Proof::VirtioMemSize { .. } | Proof::VirtioMemSettled { .. }, Sight::VirtioMem(None)) => {
-                NotYet("QEMU does not list the virtio-mem device".into())
-            }
-            (Proof::BalloonAt { actual }, Sight::Balloon(Some(now))) => {
-                holds_if(now == actual, DriverConfirmed, &format!("the balloon is at {now} of {actual}"))
-            }
-            (Proof::BalloonAt { .. }, Sight::Balloon(None)) => NotYet("there is no balloon".into()),
-            (Proof::GuestTotal { at_least }, Sight::GuestTotal(Some(total))) => holds_if(
-                total >= at_least,
-                DriverConfirmed,
-                &format!("the guest counts {total} of {at_least}"),
-            ),
-            (Proof::GuestTotal { .. }, Sight::GuestTotal(None)) => {
-                NotYet("the guest's balloon driver tells nothing".into())
-            }
-            (Proof::VcpuSeen { present, .. }, Sight::Vcpu { plugged: true, guest }) => {
-                vcpu_seen(guest, *present, acknowledged)
-            }
-            (Proof::VcpuSeen { .. }, Sight::Vcpu { plugged: false, .. }) => {
-                NotYet("QEMU does not list the vCPU".into())
-            }
-            (Proof::VcpuGone { .. }, Sight::Vcpu { plugged, .. }) => {
-                holds_if(!plugged, DriverConfirmed, "QEMU still lists the vCPU: the guest has not let it go")
-            }
-            (Proof::VcpusOnline { count }, Sight::Vcpus(view)) => vcpus_online(view, *count),
-            (proof, sight) => NotYet(format!("the driver answered {proof:?} with {sight:?}")),
-        }
-    }
-}
-
-fn holds_if(holds: bool, strength: Strength, otherwise: &str) -> Judgement {
-    if holds { Judgement::Holds(strength) } else { Judgement::NotYet(otherwise.to_owned()) }
-}
-
-fn dimm_seen(guest: &GuestView<BlocksSight>, acknowledged: bool) -> Judgement {
-    match guest {
-        GuestView::Shows(sight) => {
-            let shown = sight.blocks.len() as u64;
-            let missing = format!("the guest shows {shown} of the {} memory blocks", sight.covers);
-            holds_if(shown >= sight.covers, Strength::GuestConfirmed, &missing)
-        }
-        GuestView::Unasked(why) => {
-            let missing = format!("the guest has not acknowledged the DIMM and cannot be asked ({why})");
-            holds_if(acknowledged, Strength::DriverConfirmed, &missing)
-        }
-        GuestView::Silent(why) => Judgement::NotYet(format!("the guest does not answer ({why})")),
-    }
-}
-
-fn blocks_online(view: &GuestView<BlocksSight>, whole: bool) -> Judgement {
-    match view {
-        GuestView::Shows(sight) => {
-            let online = sight.blocks.iter().filter(|b| b.online).count() as u64;
-            let shown = sight.blocks.len() as u64;
-            let of = if whole { sight.covers } else { sight.covers.max(shown) };
-            let missing = format!("{online} of {of} memory blocks are online in the guest");
-            holds_if(online >= of, Strength::GuestConfirmed, &missing)
-        }
-        GuestView::Unasked(why) | GuestView::Silent(why) => {
-            Judgement::NotYet(format!("the guest does not answer ({why})"))
-        }
-    }
-}
-
-fn blocks_offline(view: &GuestView<BlocksSight>) -> Judgement {
-    match view {
-        GuestView::Shows(sight) => {
-            let online = sight.blocks.iter().filter(|b| b.online).count();
-            let missing = format!("{online} of {} memory blocks are still online in the guest", sight.covers);
-            holds_if(online == 0, Strength::GuestConfirmed, &missing)
-        }
-        GuestView::Unasked(why) | GuestView::Silent(why) => {
-            Judgement::NotYet(format!("the guest does not answer ({why})"))
-        }
-    }
-}
-
-fn vcpu_seen(guest: &GuestView<Vec<GuestVcpu>>, present: u32, acknowledged: bool) -> Judgement {
-    match guest {
-        GuestView::Shows(vcpus) => {
-            let missing = format!("the guest shows {} of {present} vCPUs", vcpus.len());
-            holds_if(vcpus.len() as u64 >= u64::from(present), Strength::GuestConfirmed, &missing)
-        }
-        GuestView::Unasked(why) => {
-            let missing = format!("the guest has not acknowledged the vCPU and cannot be asked ({why})");
-            holds_if(acknowledged, Strength::DriverConfirmed, &missing)
-        }
-        GuestView::Silent(why) => Judgement::NotYet(format!("the guest does not answer ({why})")),
-    }
-}
-
-fn vcpus_online(view: &GuestView<Vec<GuestVcpu>>, count: u32) -> Judgement {
-    match view {
-        GuestView::Shows(vcpus) => {
-            let online = vcpus.iter().filter(|v| v.online).count() as u64;
-            let missing = format!("{online} of {count} vCPUs are online in the guest");
-            holds_if(online >= u64::from(count), Strength::GuestConfirmed, &missing)
-        }
-        GuestView::Unasked(why) | GuestView::Silent(why) => {
-            Judgement::NotYet(format!("the guest does not answer ({why})"))
-        }
-    }
-}
-
 /// What an ejection's OST status says, if it is a refusal. Codes: ACPI 6.5 table 6-11 and Linux
 /// drivers/acpi/scan.c; 0x84 (in progress) and 0 (done) are no refusals.
 pub fn ost_refusal(status: u64) -> Option<&'static str> {
@@ -344,7 +187,10 @@ impl Event {
             | Act::SetBalloon { .. }
             | Act::PlugVcpu { .. }
             | Act::OnlineVcpus { .. }
-            | Act::AwaitOnline { .. } => return None,
+            | Act::AwaitOnline { .. }
+            | Act::Set { .. }
+            | Act::GrowDisk { .. }
+            | Act::GrowInGuest { .. } => return None,
         };
         match self {
             Event::Ost { slot_type: t, slot: s, device, source: 3 | 0x103, status } => {

@@ -1,7 +1,10 @@
 //! The sizes that a user or a policy asks for.
 
+use crate::setting::{Iops, Millicpus, Rate, Throttle, Weight};
 use crate::units::{Bytes, Change};
+use core::net::IpAddr;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What is asked of one machine. What is absent stays as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -19,6 +22,107 @@ pub struct Wanted {
     pub zone: ZoneWish,
     /// DIMMs (by id) that are not to be removed: the guest refused them earlier in the same command.
     pub keep: Vec<String>,
+    /// The most CPU time that all vCPUs together may take.
+    #[serde(default)]
+    pub cpu_limit: Wish<Millicpus>,
+    /// Their share in times of contention.
+    #[serde(default)]
+    pub cpu_weight: Option<Weight>,
+    /// Disks, by any name that an operator knows them by.
+    #[serde(default)]
+    pub disks: BTreeMap<String, DiskWish>,
+    /// NICs, by any name that an operator knows them by.
+    #[serde(default)]
+    pub nics: BTreeMap<String, RateWish>,
+    /// IP addresses in the guest.
+    #[serde(default)]
+    pub ips: BTreeMap<IpAddr, IpWish>,
+}
+
+/// A wish for a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wish<T> {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// No limit.
+    Lift,
+    /// This limit.
+    To(T),
+}
+
+impl<T> Wish<T> {
+    /// What becomes of the present limit.
+    pub fn over(self, now: Option<T>) -> Option<T> {
+        match self {
+            Wish::Keep => now,
+            Wish::Lift => None,
+            Wish::To(limit) => Some(limit),
+        }
+    }
+
+    /// True where nothing is asked.
+    pub const fn is_keep(&self) -> bool {
+        matches!(self, Wish::Keep)
+    }
+}
+
+/// What is asked of one disk.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct DiskWish {
+    /// Its size.
+    pub size: Option<Change<Bytes>>,
+    /// Its operations a second.
+    pub iops: ThrottleWish<Iops>,
+    /// Its bytes a second.
+    pub rate: ThrottleWish<Bytes>,
+}
+
+/// What is asked of a disk's limits of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ThrottleWish<T> {
+    /// Reads and writes together.
+    pub total: Wish<Throttle<T>>,
+    /// Reads.
+    pub read: Wish<Throttle<T>>,
+    /// Writes.
+    pub write: Wish<Throttle<T>>,
+}
+
+impl<T> Default for ThrottleWish<T> {
+    fn default() -> ThrottleWish<T> {
+        ThrottleWish { total: Wish::Keep, read: Wish::Keep, write: Wish::Keep }
+    }
+}
+
+impl<T> ThrottleWish<T> {
+    /// True where nothing is asked.
+    pub const fn is_keep(&self) -> bool {
+        self.total.is_keep() && self.read.is_keep() && self.write.is_keep()
+    }
+}
+
+/// What is asked of the traffic of a NIC or an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct RateWish {
+    /// What the guest receives.
+    pub to_guest: Wish<Rate>,
+    /// What the guest sends.
+    pub from_guest: Wish<Rate>,
+}
+
+/// What is asked of an address's traffic.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct IpWish {
+    /// The NIC that it is on; by default the only one, or the one on which the guest shows it.
+    pub nic: Option<String>,
+    /// Its limits.
+    pub rate: RateWish,
 }
 
 /// How memory changes.

@@ -255,6 +255,9 @@ impl Lot {
                 slots: self.vcpus.iter().enumerate().map(slot).collect(),
                 removed_before: self.removed_before,
             },
+            power: Known::default(),
+            disks: Known::default(),
+            nics: Known::default(),
             guest: self.guest(&memory),
             host: Host {
                 vhost_regions: self.vhost,
@@ -295,7 +298,7 @@ prop_compose! {
             mechanism,
             node,
             zone,
-            keep: Vec::new(),
+            ..Wanted::default()
         }
     }
 }

@@ -111,7 +111,10 @@ impl World {
             | Act::SetBalloon { .. }
             | Act::PlugVcpu { .. }
             | Act::UnplugVcpu { .. }
-            | Act::AwaitOnline { .. } => unreachable!("{act} is not the agent's"),
+            | Act::AwaitOnline { .. }
+            | Act::Set { .. }
+            | Act::GrowDisk { .. }
+            | Act::GrowInGuest { .. } => unreachable!("{act} is not the agent's"),
         }
     }
 

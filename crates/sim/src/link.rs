@@ -121,6 +121,9 @@ impl World {
             Act::PlugVcpu { id, driver, props } => self.plug_vcpu(id, driver, props),
             Act::UnplugVcpu { id } => self.unplug_vcpu(id),
             Act::AwaitOnline { .. } => Ok(()),
+            Act::Set { .. } | Act::GrowDisk { .. } | Act::GrowInGuest { .. } => {
+                Err(format!("this machine cannot {act}"))
+            }
             Act::MakeKnown { .. }
             | Act::OnlineBlocks { .. }
             | Act::OfflineBlocks { .. }
@@ -174,6 +177,8 @@ impl World {
                 Sight::Vcpu { plugged, guest: GuestView::Unasked("it was not to be asked".into()) }
             }
             Look::Vcpus => Sight::Vcpus(self.ask("guest-get-vcpus", World::said_vcpus)),
+            Look::Setting(_) => Sight::Setting(None),
+            Look::Disk(_) | Look::DiskDevice(_) => Sight::Disk(None),
         }
     }
 

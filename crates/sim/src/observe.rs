@@ -5,11 +5,12 @@ use crate::qemu::Qemu;
 use crate::vcpus::VCPU_DRIVER;
 use crate::world::World;
 use scale::observed::{
-    AutoOnline, Backend, Balloon, BalloonStats, Dimm, DimmKind, Guest, GuestFacts, Machine, Manager, MemInfo,
-    Memory, Node, Observed, VcpuSlot, Vcpus, VirtioMem, blocks_of,
+    AutoOnline, Backend, Balloon, BalloonStats, Dimm, DimmKind, Guest, GuestFacts, Known, Machine, Manager,
+    MemInfo, Memory, Node, Observed, VcpuSlot, Vcpus, VirtioMem, blocks_of,
 };
 use scale::sight::GuestView;
 use scale::units::Bytes;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 impl Qemu {
@@ -123,6 +124,9 @@ impl World {
                 nodes: qemu.said_nodes(),
             },
             vcpus: Vcpus { slots, removed_before: qemu.vcpu_removed },
+            power: Known::default(),
+            disks: Known::default(),
+            nics: Known::default(),
             guest,
             host: self.host.clone(),
             pending: Vec::new(),
@@ -171,6 +175,7 @@ impl World {
             auto_online: reads_files.then_some(auto_online),
             has_probe: self.has_probe() && can("guest-file-open") && can("guest-file-write"),
             commands,
+            tools: BTreeSet::new(),
         }
     }
 }

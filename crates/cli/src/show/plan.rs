@@ -2,6 +2,7 @@
 
 use scale::observed::Machine;
 use scale::plan::{Act, Plan, Proof, Sizes, Step, Strength};
+use scale::setting::Setting;
 use scale::time::Span;
 
 use crate::driver::Definition;
@@ -148,20 +149,28 @@ fn is_for_the_guest_to_show(act: &Act) -> bool {
         | Act::OfflineBlocks { .. }
         | Act::PlugVcpu { .. }
         | Act::AwaitOnline { .. }
-        | Act::OnlineVcpus { .. } => true,
+        | Act::OnlineVcpus { .. }
+        | Act::GrowDisk { .. }
+        | Act::GrowInGuest { .. } => true,
         Act::CreateBackend { .. }
         | Act::DeleteBackend { .. }
         | Act::UnplugDimm { .. }
         | Act::ResizeVirtioMem { .. }
         | Act::SettleVirtioMem { .. }
         | Act::SetBalloon { .. }
-        | Act::UnplugVcpu { .. } => false,
+        | Act::UnplugVcpu { .. }
+        | Act::Set { .. } => false,
     }
 }
 
 fn undo(step: &Step) -> Cell {
     if step.undo.is_empty() {
-        let none = if step.act.has_no_cancel() { "cannot be withdrawn" } else { "none needed" };
+        let forever = matches!(step.act, Act::GrowDisk { .. } | Act::GrowInGuest { .. });
+        let none = match (step.act.has_no_cancel(), forever) {
+            (true, _) => "cannot be withdrawn",
+            (false, true) => "no way back",
+            (false, false) => "none needed",
+        };
         return Cell::new(none, DIM);
     }
     let acts: Vec<String> = step.undo.iter().map(|act| undo_of(act, &step.act)).collect();
@@ -187,6 +196,9 @@ fn undo_of(undo: &Act, step: &Act) -> String {
             "settle it at what the guest holds"
         }
         (Act::SetBalloon { to, .. }, Act::SetBalloon { .. }) => return format!("set it back to {to}"),
+        (Act::Set { to, .. }, Act::Set { from, .. }) if to == from => {
+            return format!("set it back to {}", to.value());
+        }
         (undo, _) => return undo.to_string(),
     };
     short.to_owned()
@@ -204,6 +216,12 @@ pub(crate) fn way(act: &Act) -> &'static str {
         Act::ResizeVirtioMem { .. } | Act::SettleVirtioMem { .. } => "memory by virtio-mem",
         Act::SetBalloon { .. } => "memory by balloon",
         Act::PlugVcpu { .. } | Act::UnplugVcpu { .. } | Act::OnlineVcpus { .. } => "vCPUs",
+        Act::Set { to, .. } => match &**to {
+            Setting::CpuPower(_) => "CPU power",
+            Setting::DiskIo { .. } => "disk I/O limits",
+            Setting::NicRate { .. } | Setting::IpRate { .. } => "traffic limits",
+        },
+        Act::GrowDisk { .. } | Act::GrowInGuest { .. } => "disks",
     }
 }
 

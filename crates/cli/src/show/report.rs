@@ -174,7 +174,7 @@ pub(crate) fn open_run(
         None => format!(
             "A run to {wish} that began {began} was interrupted {far}. \
              `supple apply {address} {}` takes it up from where the machine stands.",
-            as_options(open.plan.asked, &open.wanted)
+            as_options(&open.plan.asked, &open.wanted)
         ),
     };
     let painted = paragraph("", &text, reader.room);

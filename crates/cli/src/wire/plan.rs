@@ -1,6 +1,7 @@
 //! A plan on the wire.
 
 use scale::plan::{Act, Plan as CorePlan, Proof, Step as CoreStep};
+use scale::setting::Setting;
 use serde::Serialize;
 
 use super::{Asked, Sizes};
@@ -49,7 +50,7 @@ impl From<&CorePlan> for Plan {
     fn from(plan: &CorePlan) -> Plan {
         Plan {
             from: plan.from.into(),
-            asked: plan.asked.into(),
+            asked: (&plan.asked).into(),
             to: plan.to.into(),
             steps: plan.steps.iter().map(Step::from).collect(),
             notes: plan.notes.clone(),
@@ -91,6 +92,14 @@ fn act(act: &Act) -> (&'static str, Option<&str>) {
         Act::UnplugVcpu { id } => ("unplug-vcpu", Some(id)),
         Act::AwaitOnline { device } => ("await-online", Some(device)),
         Act::OnlineVcpus { .. } => ("online-vcpus", None),
+        Act::Set { to, .. } => match &**to {
+            Setting::CpuPower(_) => ("set-cpu-power", None),
+            Setting::DiskIo { disk, .. } => ("set-disk-io", Some(disk)),
+            Setting::NicRate { nic, .. } => ("set-nic-rate", Some(nic)),
+            Setting::IpRate { nic, .. } => ("set-ip-rate", Some(nic)),
+        },
+        Act::GrowDisk { disk, .. } => ("grow-disk", Some(disk)),
+        Act::GrowInGuest { disk, .. } => ("grow-in-guest", Some(disk)),
     }
 }
 
@@ -110,5 +119,8 @@ fn proof(proof: &Proof) -> &'static str {
         Proof::VcpuSeen { .. } => "vcpu-seen",
         Proof::VcpuGone { .. } => "vcpu-gone",
         Proof::VcpusOnline { .. } => "vcpus-online",
+        Proof::SetAt { .. } => "set-at",
+        Proof::DiskAt { .. } => "disk-at",
+        Proof::LayerAt { .. } => "layer-at",
     }
 }

@@ -123,7 +123,7 @@ impl Open {
     pub(crate) fn of(open: &OpenRun, process: Option<u32>) -> Open {
         Open {
             began: rfc3339(open.began),
-            asked: open.plan.asked.into(),
+            asked: (&open.plan.asked).into(),
             steps: open.plan.steps.len(),
             proven: open.proven,
             at: open.sending.and_then(|place| place.act(&open.plan)).map(ToString::to_string),
@@ -149,7 +149,7 @@ impl From<&CoreReport> for Report {
             began: rfc3339(report.began),
             took_ms: report.took.as_millis(),
             from: report.from.into(),
-            asked: report.asked.into(),
+            asked: (&report.asked).into(),
             achieved: report.achieved.map(Sizes::from),
             guest: report.guest.into(),
             verdict: report.verdict.to_string(),

@@ -118,6 +118,7 @@ async fn ask(
         meminfo,
         auto_online,
         has_probe,
+        ..GuestFacts::default()
     };
     Ok((lasting, facts))
 }

@@ -114,6 +114,9 @@ impl Hand {
             Act::OfflineBlocks { device } => offline(monitor, reach, device, self.block, until).await,
             Act::OnlineVcpus { count } => onlining::online_vcpus(reach, *count, until).await,
             Act::AwaitOnline { .. } => Ok(()),
+            Act::Set { .. } | Act::GrowDisk { .. } | Act::GrowInGuest { .. } => {
+                Err(ApplyError::Refused(format!("this driver does not {act}")))
+            }
         }
     }
 

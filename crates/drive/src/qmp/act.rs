@@ -64,6 +64,9 @@ pub(super) async fn apply(
         Act::OfflineBlocks { device } => offline(monitor, reach, device, block, until).await,
         Act::OnlineVcpus { count } => onlining::online_vcpus(reach, *count, until).await,
         Act::AwaitOnline { .. } => Ok(()),
+        Act::Set { .. } | Act::GrowDisk { .. } | Act::GrowInGuest { .. } => {
+            Err(ApplyError::Refused(format!("this driver does not {act}")))
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use scale::limits::Limits;
-use scale::observed::{Guest, Observed};
+use scale::observed::{Guest, Known, Observed};
 use scale::plan::Act;
 use scale::sight::{Event, Look, Sight};
 use scale::time::{Moment, Span};
@@ -112,7 +112,19 @@ pub(crate) async fn observed(
     let mut seen = seen?;
     figures(monitor, &mut seen, &guest).await?;
     let Seen { machine, memory, vcpus, host, balloon: _ } = seen;
-    Ok(Observed { at: clock.now(), machine, memory, vcpus, guest, host, pending: Vec::new() })
+    let (power, disks, nics) = (Known::default(), Known::default(), Known::default());
+    Ok(Observed {
+        at: clock.now(),
+        machine,
+        memory,
+        vcpus,
+        power,
+        disks,
+        nics,
+        guest,
+        host,
+        pending: Vec::new(),
+    })
 }
 
 /// The guest's figures through the balloon, where its agent tells none.

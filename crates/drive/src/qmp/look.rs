@@ -62,6 +62,8 @@ pub(crate) async fn look(
             Sight::Vcpu { plugged: is_plugged(monitor, id).await?, guest }
         }
         Look::Vcpus => Sight::Vcpus(vcpus(reach).await),
+        Look::Setting(_) => Sight::Setting(None),
+        Look::Disk(_) | Look::DiskDevice(_) => Sight::Disk(None),
     })
 }
 

@@ -3,8 +3,8 @@
 use super::table::Row;
 use scale::limits::Limits;
 use scale::observed::{
-    Accel, AutoOnline, Dimm, DimmKind, Guest, GuestFacts, Host, MemBlock, MemInfo, Memory, Node, Observed,
-    Vcpus, Version,
+    Accel, AutoOnline, Dimm, DimmKind, Guest, GuestFacts, Host, Known, MemBlock, MemInfo, Memory, Node,
+    Observed, Vcpus, Version,
 };
 use scale::plan::plan;
 use scale::time::Moment;
@@ -79,6 +79,9 @@ fn large() -> Observed {
             ..Memory::default()
         },
         vcpus: Vcpus::default(),
+        power: Known::default(),
+        disks: Known::default(),
+        nics: Known::default(),
         guest: Guest::Heard(Box::new(facts)),
         host: Host::default(),
         pending: Vec::new(),

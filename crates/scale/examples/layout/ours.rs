@@ -4,8 +4,8 @@
 use crate::rivals::Manager;
 use scale::limits::Limits;
 use scale::observed::{
-    Accel, AutoOnline, Dimm, DimmKind, Guest, GuestFacts, Host, Machine, MemBlock, MemInfo, Memory, Node,
-    Observed, Vcpus, Version,
+    Accel, AutoOnline, Dimm, DimmKind, Guest, GuestFacts, Host, Known, Machine, MemBlock, MemInfo, Memory,
+    Node, Observed, Vcpus, Version,
 };
 use scale::plan::{Act, Plan, plan_around};
 use scale::time::Moment;
@@ -49,6 +49,9 @@ impl Supple {
                 ..Memory::default()
             },
             vcpus: Vcpus::default(),
+            power: Known::default(),
+            disks: Known::default(),
+            nics: Known::default(),
             guest: Guest::Heard(Box::new(facts)),
             host: Host::default(),
             pending: Vec::new(),

@@ -2,9 +2,10 @@
 
 use crate::limits::Limits;
 use crate::observed::{
-    Dimm, DimmKind, GuestFacts, MemInfo, Observed, VcpuProps, VcpuState, VirtioMem, blocks_of,
+    Dimm, DimmKind, Disk, GuestFacts, MemInfo, Observed, VcpuProps, VcpuState, VirtioMem, blocks_of,
 };
 use crate::plan::Sizes;
+use crate::setting::Setting;
 use crate::units::Bytes;
 
 /// The machine as the steps so far would have left it.
@@ -22,6 +23,12 @@ pub(super) struct Ledger {
     pub(super) guest_floor: Option<Bytes>,
     /// An upper bound of the free memory that the guest's kernel can use for itself, where known.
     pub(super) kernel_free: Option<Bytes>,
+    pub(super) disks: Vec<Disk>,
+    /// Disk and layer of what was grown in the guest.
+    pub(super) grown: Vec<(String, String)>,
+    pub(super) settings: Vec<Setting>,
+    /// NICs of which it is known which addresses have limits of their own.
+    pub(super) nics_with_ips: Vec<String>,
 }
 
 /// One plugged DIMM.
@@ -107,6 +114,15 @@ impl Ledger {
                 (used + part.max(limits.shrink_margin)).min(i.total)
             }),
             kernel_free: info.map(|i| i.available),
+            disks: seen.disks().to_vec(),
+            grown: Vec::new(),
+            settings: seen.settings(),
+            nics_with_ips: seen
+                .nics()
+                .iter()
+                .filter(|nic| nic.ips.known().is_some())
+                .map(|nic| nic.name.clone())
+                .collect(),
         }
     }
 

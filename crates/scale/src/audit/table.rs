@@ -1,6 +1,7 @@
 //! What belongs to each act: the proof that shows it, how strong that can be, and the way back.
 
 use super::dimms::can_switch_blocks;
+use super::disks;
 use super::{Auditor, Kind};
 use crate::observed::Observed;
 use crate::plan::{Act, Proof, Step, Strength};
@@ -22,7 +23,10 @@ impl Auditor<'_> {
             | Act::SetBalloon { .. }
             | Act::PlugVcpu { .. }
             | Act::UnplugVcpu { .. }
-            | Act::OnlineVcpus { .. } => false,
+            | Act::OnlineVcpus { .. }
+            | Act::Set { .. }
+            | Act::GrowDisk { .. }
+            | Act::GrowInGuest { .. } => false,
         };
         self.require(shows(&step.proof, &step.act, virtio_mem), Kind::WrongProof, || {
             format!("{:?} does not show that one did {:?}", step.proof, step.act)
@@ -58,7 +62,10 @@ impl Auditor<'_> {
             | Act::SetBalloon { .. }
             | Act::PlugVcpu { .. }
             | Act::UnplugVcpu { .. }
-            | Act::OnlineVcpus { .. } => false,
+            | Act::OnlineVcpus { .. }
+            | Act::Set { .. }
+            | Act::GrowDisk { .. }
+            | Act::GrowInGuest { .. } => false,
         }
     }
 
@@ -95,6 +102,11 @@ fn shows(proof: &Proof, act: &Act, virtio_mem: bool) -> bool {
         (Act::ResizeVirtioMem { id, to, .. }, Proof::VirtioMemSize { id: p, size }) => id == p && to == size,
         (Act::SetBalloon { to, .. }, Proof::BalloonAt { actual }) => to == actual,
         (Act::OnlineVcpus { count }, Proof::VcpusOnline { count: p }) => count == p,
+        (Act::Set { to, .. }, Proof::SetAt { setting }) => to == setting,
+        (Act::GrowDisk { disk, to, .. }, Proof::DiskAt { disk: p, size }) => disk == p && to == size,
+        (Act::GrowInGuest { disk, layer, .. }, Proof::LayerAt { disk: p, layer: name, at_least }) => {
+            disk == p && layer.name() == *name && *at_least > layer.size
+        }
         _other_pairs => false,
     }
 }
@@ -103,8 +115,15 @@ fn shows(proof: &Proof, act: &Act, virtio_mem: bool) -> bool {
 fn strongest(proof: &Proof, seen: &Observed) -> Strength {
     let heard = seen.guest.heard();
     match proof {
-        Proof::BackendExists { .. } | Proof::BackendGone { .. } | Proof::DimmPlugged { .. } => {
-            Strength::DeviceOnly
+        Proof::BackendExists { .. }
+        | Proof::BackendGone { .. }
+        | Proof::DimmPlugged { .. }
+        | Proof::SetAt { .. } => Strength::DeviceOnly,
+        Proof::DiskAt { disk, .. } | Proof::LayerAt { disk, .. } => {
+            match disks::guest_shows(seen.disks().iter().find(|d| d.name == *disk)) {
+                true => Strength::GuestConfirmed,
+                false => Strength::DeviceOnly,
+            }
         }
         Proof::DimmSeen { .. } | Proof::BlocksOnline { .. } | Proof::BlocksOffline { .. } => {
             match heard.is_some_and(|h| h.block.is_some()) {
@@ -164,11 +183,14 @@ fn leads_back(undo: &[Act], act: &Act, owed: bool) -> bool {
             matches!(undo, [Act::SetBalloon { from: f, to: t }] if f == to && t == from)
         }
         Act::PlugVcpu { id, .. } => matches!(undo, [Act::UnplugVcpu { id: back }] if back == id),
-        // What is gone is gone; what is settled or online stays so without harm.
+        Act::Set { from, to } => matches!(undo, [Act::Set { from: f, to: t }] if f == to && t == from),
+        // What is gone is gone; what is settled or online stays so without harm; what is larger cannot be cut.
         Act::DeleteBackend { .. }
         | Act::UnplugDimm { .. }
         | Act::UnplugVcpu { .. }
         | Act::SettleVirtioMem { .. }
-        | Act::OnlineVcpus { .. } => undo.is_empty(),
+        | Act::OnlineVcpus { .. }
+        | Act::GrowDisk { .. }
+        | Act::GrowInGuest { .. } => undo.is_empty(),
     }
 }

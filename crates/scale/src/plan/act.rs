@@ -16,13 +16,16 @@ impl Act {
             Act::SettleVirtioMem { id } => Some(Proof::VirtioMemSettled { id: id.clone() }),
             Act::SetBalloon { to, .. } => Some(Proof::BalloonAt { actual: *to }),
             Act::UnplugVcpu { id } => Some(Proof::VcpuGone { id: id.clone() }),
+            Act::Set { to, .. } => Some(Proof::SetAt { setting: to.clone() }),
             Act::CreateBackend { .. }
             | Act::PlugDimm { .. }
             | Act::MakeKnown { .. }
             | Act::ResizeVirtioMem { .. }
             | Act::PlugVcpu { .. }
             | Act::AwaitOnline { .. }
-            | Act::OnlineVcpus { .. } => None,
+            | Act::OnlineVcpus { .. }
+            | Act::GrowDisk { .. }
+            | Act::GrowInGuest { .. } => None,
         }
     }
 
@@ -41,7 +44,10 @@ impl Act {
             | Act::SetBalloon { .. }
             | Act::PlugVcpu { .. }
             | Act::AwaitOnline { .. }
-            | Act::OnlineVcpus { .. } => None,
+            | Act::OnlineVcpus { .. }
+            | Act::Set { .. }
+            | Act::GrowDisk { .. }
+            | Act::GrowInGuest { .. } => None,
         }
     }
 
@@ -84,6 +90,11 @@ impl fmt::Display for Act {
             Act::UnplugVcpu { id } => write!(f, "unplug vCPU {id}"),
             Act::AwaitOnline { device } => write!(f, "wait for the guest to take {device} in"),
             Act::OnlineVcpus { count } => write!(f, "put vCPUs online until {count} are online"),
+            Act::Set { from, to } => write!(f, "set {} from {} to {}", to.name(), from.value(), to.value()),
+            Act::GrowDisk { disk, from, to } => write!(f, "grow disk {disk} from {from} to {to}"),
+            Act::GrowInGuest { disk, layer, tool, .. } => {
+                write!(f, "grow {} on {disk} with {tool} in the guest", layer.name())
+            }
         }
     }
 }
@@ -105,6 +116,11 @@ impl fmt::Display for Proof {
             Proof::VcpuSeen { present, .. } => write!(f, "the guest shows {present} vCPUs"),
             Proof::VcpuGone { .. } => write!(f, "the guest let it go (DEVICE_DELETED)"),
             Proof::VcpusOnline { count } => write!(f, "the guest shows {count} vCPUs online"),
+            Proof::SetAt { .. } => write!(f, "it is read back from where it acts"),
+            Proof::DiskAt { size, .. } => write!(f, "the disk shows {size}"),
+            Proof::LayerAt { layer, at_least, .. } => {
+                write!(f, "the guest shows {layer} at {at_least} or more")
+            }
         }
     }
 }

@@ -164,6 +164,9 @@ fn device(act: &Act) -> Option<&str> {
         | Act::SetBalloon { .. }
         | Act::PlugVcpu { .. }
         | Act::UnplugVcpu { .. }
-        | Act::OnlineVcpus { .. } => None,
+        | Act::OnlineVcpus { .. }
+        | Act::Set { .. }
+        | Act::GrowDisk { .. }
+        | Act::GrowInGuest { .. } => None,
     }
 }

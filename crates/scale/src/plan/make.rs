@@ -23,6 +23,7 @@ pub fn plan(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<Plan, R
     let (asked, mut obstacles) = resolve::resolve(seen, wanted);
     let scene =
         Scene { seen, wanted, limits, footing: Footing::of(seen, limits), from: Sizes::of(seen), asked };
+    let asked = &scene.asked;
     let memory = asked.memory.map_or_else(Part::default, |to| memory::plan(&scene, to));
     let (mut vcpus, mut fewer) = (Part::default(), Part::default());
     if let Some(to) = asked.vcpus {
@@ -54,7 +55,14 @@ pub fn plan(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<Plan, R
             notes.push(note);
         }
     }
-    Ok(Plan { basis: Basis::of(seen), from: scene.from, asked, to, steps: numbered(parts), notes })
+    Ok(Plan {
+        basis: Basis::of(seen),
+        from: scene.from,
+        asked: asked.clone(),
+        to,
+        steps: numbered(parts),
+        notes,
+    })
 }
 
 /// Plans as [`plan`] does; where DIMMs that the guest refused to let go (`wanted.keep`) put the size out of reach,

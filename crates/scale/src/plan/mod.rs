@@ -1,6 +1,6 @@
 //! A plan: what will be done, in order, with nothing left to choose when it runs.
 //!
-//! This file holds the words (`Plan`, `Step`, `Act`, `Proof`, `Refusal`); the files beside it decide. Steps that belong
+//! This file holds the words (`Plan`, `Step`, `Act`, `Proof`); the files beside it decide. Steps that belong
 //! together form a *group*: one DIMM's backend, plug and onlining. A group that is whole is kept, whatever happens
 //! later; a group that breaks midway is taken back by the undo of its steps in reverse.
 
@@ -14,15 +14,21 @@ mod layout;
 mod make;
 mod memory;
 mod place;
+mod refusal;
 mod resolve;
+mod sizes;
 mod space;
 mod vcpu;
 mod virtio_mem;
 mod zone;
 
 pub use make::{plan, plan_around};
+pub use refusal::{Obstacle, Refusal, When};
+pub use sizes::{Asked, Basis, Sizes};
 
-use crate::observed::{Backing, Observed, VcpuProps};
+use crate::disk::Tool;
+use crate::observed::{Backing, Layer, VcpuProps};
+use crate::setting::Setting;
 use crate::time::Span;
 use crate::units::Bytes;
 use serde::{Deserialize, Serialize};
@@ -44,37 +50,6 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What a reader should know before consenting.
     pub notes: Vec<String>,
-}
-
-/// The sizes of one machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Sizes {
-    /// Memory that QEMU gives the guest, the balloon's part taken off.
-    pub memory: Bytes,
-    /// vCPUs that QEMU gives the guest.
-    pub vcpus: u32,
-}
-
-impl Sizes {
-    /// The sizes of an observed machine, as QEMU tells them.
-    pub fn of(seen: &Observed) -> Sizes {
-        let ballooned = seen
-            .memory
-            .balloon
-            .map_or(Bytes::ZERO, |b| (seen.memory.boot + seen.memory.dimm_total()).saturating_sub(b.actual));
-        Sizes { memory: seen.memory.total().saturating_sub(ballooned), vcpus: seen.vcpus.plugged() }
-    }
-}
-
-/// The absolute sizes that were asked for; absent where nothing was asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Asked {
-    /// Total memory.
-    pub memory: Option<Bytes>,
-    /// Total vCPUs.
-    pub vcpus: Option<u32>,
 }
 
 /// One step of a plan.
@@ -206,6 +181,33 @@ pub enum Act {
         /// How many are to be online.
         count: u32,
     },
+    /// Set a limit, every field of it.
+    Set {
+        /// What it is now. The act is not sent where that is true no more.
+        from: Box<Setting>,
+        /// What it is to be: the same limit with another value.
+        to: Box<Setting>,
+    },
+    /// Make a disk larger (`block_resize`). There is no way back: making it smaller would cut off what lies there.
+    GrowDisk {
+        /// The disk's name.
+        disk: String,
+        /// Its size now. The act is not sent where that has changed.
+        from: Bytes,
+        /// Its new size, larger.
+        to: Bytes,
+    },
+    /// Let one layer of what lies on a disk take all that is below it, in the guest. There is no way back.
+    GrowInGuest {
+        /// The disk's name.
+        disk: String,
+        /// The guest's device of the whole disk.
+        device: String,
+        /// The layer as it was seen when this was planned, without what lies on it.
+        layer: Layer,
+        /// The program that grows it ([`crate::disk::command`]).
+        tool: Tool,
+    },
 }
 
 /// The zone that memory blocks go online in.
@@ -299,6 +301,27 @@ pub enum Proof {
         /// How many.
         count: u32,
     },
+    /// Read back from where it acts, the limit is this.
+    SetAt {
+        /// The limit.
+        setting: Box<Setting>,
+    },
+    /// QEMU shows the disk at this size, and so does the guest where it can be asked.
+    DiskAt {
+        /// The disk's name.
+        disk: String,
+        /// Its size.
+        size: Bytes,
+    },
+    /// The guest shows this layer of a disk at this size or above: of a filesystem what `df` counts.
+    LayerAt {
+        /// The disk's name.
+        disk: String,
+        /// The layer's name ([`Layer::name`]).
+        layer: String,
+        /// Its least size.
+        at_least: Bytes,
+    },
 }
 
 /// How much a proof is worth. Ordered, weakest first.
@@ -319,88 +342,6 @@ impl std::fmt::Display for Strength {
             Strength::DeviceOnly => "device-only",
             Strength::DriverConfirmed => "driver-confirmed",
             Strength::GuestConfirmed => "guest-confirmed",
-        })
-    }
-}
-
-/// What a plan depends on. Two observations with one basis would be planned alike; a run refuses to start from
-/// another basis than its plan's, so a stale plan never moves a machine backwards.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Basis {
-    /// Id, slot and size of each DIMM.
-    pub dimms: Vec<(String, u32, Bytes)>,
-    /// Id and requested size of each virtio-mem device.
-    pub virtio_mem: Vec<(String, Bytes)>,
-    /// The balloon's `actual`.
-    pub balloon: Option<Bytes>,
-    /// The taken vCPU places.
-    pub vcpus: Vec<VcpuProps>,
-    /// Backends without a device.
-    pub unused_backends: Vec<String>,
-    /// Removals that are pending.
-    pub pending: Vec<String>,
-}
-
-impl Basis {
-    /// The basis of an observation.
-    pub fn of(seen: &Observed) -> Basis {
-        let memory = &seen.memory;
-        Basis {
-            dimms: memory.dimms.iter().map(|d| (d.id.clone(), d.slot, d.size)).collect(),
-            virtio_mem: memory.virtio_mem.iter().map(|v| (v.id.clone(), v.requested)).collect(),
-            balloon: memory.balloon.map(|b| b.actual),
-            vcpus: seen.vcpus.slots.iter().filter(|s| s.state.is_taken()).map(|s| s.props).collect(),
-            unused_backends: memory.unused_backends.iter().map(|b| b.id.clone()).collect(),
-            pending: seen.pending.iter().map(|p| p.device.id().to_owned()).collect(),
-        }
-    }
-}
-
-/// Why there is no plan. Nothing was changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{}", .obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-pub struct Refusal {
-    /// Everything that stands in the way, not only the first thing found. Never empty.
-    pub obstacles: Vec<Obstacle>,
-}
-
-/// One thing that stands in the way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Obstacle {
-    /// When it could be done, if ever.
-    pub when: When,
-    /// Why not now.
-    pub reason: String,
-    /// What would work.
-    pub way_out: String,
-}
-
-impl std::fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}; {}", self.when, self.reason, self.way_out)
-    }
-}
-
-/// When a change can be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum When {
-    /// Possible while the machine runs, but not as it stands now.
-    NotNow,
-    /// Only across a stop and start with another configuration.
-    Cold,
-    /// Never on such a machine, or only at the price of data.
-    Impossible,
-}
-
-impl std::fmt::Display for When {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            When::NotNow => "NOT NOW",
-            When::Cold => "COLD",
-            When::Impossible => "IMPOSSIBLE",
         })
     }
 }

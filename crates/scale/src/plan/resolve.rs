@@ -49,7 +49,7 @@ pub(super) fn resolve(seen: &Observed, wanted: &Wanted) -> (Asked, Vec<Obstacle>
             way_out: "start the machine with the vCPUs that it is to have".to_owned(),
         });
     }
-    (Asked { memory, vcpus }, obstacles)
+    (Asked { memory, vcpus, ..Asked::default() }, obstacles)
 }
 
 fn no_size(asked: &str, what: &str, now: &dyn std::fmt::Display) -> Obstacle {

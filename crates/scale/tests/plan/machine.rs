@@ -25,6 +25,9 @@ pub(crate) fn machine() -> Observed {
             ..Memory::default()
         },
         vcpus: Vcpus { slots: (0..4).map(vcpu_slot).collect(), removed_before: false },
+        power: Known::default(),
+        disks: Known::default(),
+        nics: Known::default(),
         guest: Guest::Heard(Box::new(guest_facts())),
         host: Host::default(),
         pending: Vec::new(),

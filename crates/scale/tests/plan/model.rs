@@ -2,6 +2,7 @@
 
 use scale::observed::*;
 use scale::plan::{Act, Plan, Step};
+use scale::setting::Setting;
 use scale::units::Bytes;
 
 /// Carries a whole plan out.
@@ -24,6 +25,55 @@ pub(crate) fn break_at(mut seen: Observed, steps: &[Step], broken: usize) -> Obs
         }
     }
     seen
+}
+
+/// Writes a limit down, as its host would show it from then on.
+fn set(seen: &mut Observed, from: &Setting, to: &Setting) {
+    let now = seen.settings().into_iter().find(|setting| setting.name() == to.name());
+    let free = matches!(from, Setting::IpRate { rate, .. } if rate.is_free());
+    assert!(now.as_ref() == Some(from) || now.is_none() && free, "{from} was {now:?}");
+    match to {
+        Setting::CpuPower(power) => seen.power = Known::Is(*power),
+        Setting::DiskIo { disk, io } => disk_mut(seen, disk).io = Known::Is(io.clone()),
+        Setting::NicRate { nic, rate } => nic_mut(seen, nic).rate = Known::Is(*rate),
+        Setting::IpRate { nic, ip, rate } => {
+            let Known::Is(ips) = &mut nic_mut(seen, nic).ips else { panic!("{nic} has no such limits") };
+            ips.retain(|of| of.ip != *ip);
+            if !rate.is_free() {
+                ips.push(IpRate { ip: *ip, rate: *rate });
+                ips.sort_by_key(|of| of.ip);
+            }
+        }
+    }
+}
+
+fn disk_mut<'a>(seen: &'a mut Observed, name: &str) -> &'a mut Disk {
+    let Known::Is(disks) = &mut seen.disks else { panic!("no disks are known") };
+    disks.iter_mut().find(|disk| disk.name == name).expect("a disk")
+}
+
+fn nic_mut<'a>(seen: &'a mut Observed, name: &str) -> &'a mut Nic {
+    let Known::Is(nics) = &mut seen.nics else { panic!("no NICs are known") };
+    nics.iter_mut().find(|nic| nic.name == name).expect("a NIC")
+}
+
+fn layer_mut<'a>(layers: &'a mut [Layer], name: &str) -> Option<&'a mut Layer> {
+    layers
+        .iter_mut()
+        .find_map(|layer| if layer.name() == name { Some(layer) } else { layer_mut(&mut layer.above, name) })
+}
+
+fn grow_disk(disk: &mut Disk, from: Bytes, to: Bytes) {
+    assert!(disk.size == from && to > from, "{} does not grow", disk.name);
+    disk.size = to;
+    if let Known::Is(guest) = &mut disk.guest {
+        guest.size = to;
+    }
+}
+
+fn grow_layer(disk: &mut Disk, name: &str) {
+    let Known::Is(guest) = &mut disk.guest else { panic!("the guest shows nothing of the disk") };
+    layer_mut(&mut guest.layers, name).expect("a layer").size = disk.size;
 }
 
 /// One act, done at once and in full.
@@ -58,6 +108,9 @@ fn act(seen: &mut Observed, act: &Act) {
             on_node(seen, node, before, *to);
         }
         Act::SettleVirtioMem { .. } | Act::AwaitOnline { .. } => {}
+        Act::Set { from, to } => set(seen, from, to),
+        Act::GrowDisk { disk, from, to } => grow_disk(disk_mut(seen, disk), *from, *to),
+        Act::GrowInGuest { disk, layer, .. } => grow_layer(disk_mut(seen, disk), &layer.name()),
         Act::SetBalloon { from, to } => {
             let full = seen.memory.boot + seen.memory.dimm_total();
             let balloon = seen.memory.balloon.as_mut().expect("a balloon");

@@ -127,7 +127,7 @@ fn asks() -> impl Strategy<Value = (Observed, Wanted)> {
                 Change::To(size.round_down(Bytes::mib(grain)))
             });
             let wanted =
-                Wanted { memory, vcpus: vcpus.map(Change::To), mechanism, node, zone, keep: Vec::new() };
+                Wanted { memory, vcpus: vcpus.map(Change::To), mechanism, node, zone, ..Wanted::default() };
             (seen, wanted)
         },
     )

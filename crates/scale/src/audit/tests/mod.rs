@@ -34,6 +34,9 @@ fn machine() -> Observed {
         machine: Machine { state: "running".into(), qemu: Version(7, 2, 0), ..Machine::default() },
         memory: memory(),
         vcpus: Vcpus { slots: (0..4).map(place).collect(), removed_before: false },
+        power: Known::default(),
+        disks: Known::default(),
+        nics: Known::default(),
         guest: Guest::Heard(Box::new(facts)),
         host: Host::default(),
         pending: Vec::new(),
@@ -96,7 +99,7 @@ fn plan(seen: &Observed, memory: Bytes, vcpus: u32, steps: Vec<Step>) -> Plan {
     Plan {
         basis: Basis::of(seen),
         from: Sizes::of(seen),
-        asked: Asked { memory: Some(memory), vcpus: Some(vcpus) },
+        asked: Asked { memory: Some(memory), vcpus: Some(vcpus), ..Asked::default() },
         to,
         steps,
         notes: Vec::new(),

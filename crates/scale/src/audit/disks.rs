@@ -1,0 +1,100 @@
+//! The rules of disks: they only grow, where there is room, and what lies on them follows from below upwards.
+
+use super::{Auditor, Kind};
+use crate::disk::{Tool, command};
+use crate::observed::{Disk, Known, Layer, LayerKind, Lies};
+use crate::units::Bytes;
+
+/// QEMU counts disks in sectors (`BDRV_SECTOR_SIZE`, include/block/block.h, 7.2 and 10.0).
+const SECTOR: Bytes = Bytes::new(512);
+
+impl Auditor<'_> {
+    /// `block_resize` asks nothing: a smaller size cuts off what lies there (block.c, 7.2 and 10.0).
+    pub(super) fn grow_disk(&mut self, disk: &str, from: Bytes, to: Bytes) {
+        let Some(index) = self.ledger.disks.iter().position(|d| d.name == disk) else {
+            self.find(Kind::Disk, format!("there is no disk {disk}"));
+            return;
+        };
+        let seen = self.ledger.disks[index].clone();
+        self.require(from == seen.size, Kind::Disk, || format!("{disk} is at {}, not at {from}", seen.size));
+        self.require(to > from && to > seen.size, Kind::Disk, || {
+            format!("{disk} would be cut from {} to {to}", seen.size)
+        });
+        self.require(to.is_multiple_of(SECTOR), Kind::Disk, || format!("{to} is not in whole sectors"));
+        self.require(!seen.read_only && seen.busy.is_empty(), Kind::Disk, || {
+            format!("{disk} is read-only or busy: {}", seen.busy.join(", "))
+        });
+        let short = short_of_room(&seen, to);
+        self.require(short.is_none(), Kind::Host, || short.unwrap_or_default());
+        self.ledger.disks[index].size = to;
+    }
+
+    /// A layer takes what lies below it, so that must have grown first.
+    pub(super) fn grow_in_guest(&mut self, disk: &str, device: &str, layer: &Layer, tool: Tool) {
+        let guest = self.ledger.disks.iter().find(|d| d.name == disk).and_then(|d| d.guest.known()).cloned();
+        let Some(guest) = guest else {
+            self.find(Kind::GuestCannot, format!("nobody sees in the guest what lies on {disk}"));
+            return;
+        };
+        let way = way_to(&guest.layers, layer);
+        self.require(device == guest.device && way.is_some(), Kind::Disk, || {
+            format!("the guest shows no {} on {device}", layer.name())
+        });
+        let able = self.seen.guest.heard().is_some_and(|heard| {
+            heard.can("guest-exec") && heard.can("guest-exec-status") && heard.tools.contains(&tool)
+        });
+        self.require(able && command(tool, device, layer).is_some(), Kind::GuestCannot, || {
+            format!("the guest cannot grow {} with {tool}", layer.name())
+        });
+        for below in way.into_iter().flatten() {
+            let done = self.ledger.grown.iter().any(|(on, name)| on == disk && *name == below);
+            self.require(done, Kind::Disk, || {
+                format!("{} is grown before {below}, on which it lies", layer.name())
+            });
+        }
+        if let LayerKind::Partition { start, .. } = &layer.kind {
+            let behind = guest
+                .layers
+                .iter()
+                .any(|other| matches!(&other.kind, LayerKind::Partition { start: at, .. } if at > start));
+            self.require(!behind, Kind::Disk, || format!("a partition lies behind {}", layer.name()));
+        }
+        self.ledger.grown.push((disk.to_owned(), layer.name()));
+    }
+}
+
+/// The names of the layers below `wanted`, the lowest first; nothing where it is not among these.
+fn way_to(layers: &[Layer], wanted: &Layer) -> Option<Vec<String>> {
+    for layer in layers {
+        if layer.device == wanted.device && layer.kind == wanted.kind {
+            return Some(Vec::new());
+        }
+        if let Some(mut way) = way_to(&layer.above, wanted) {
+            way.insert(0, layer.name());
+            return Some(way);
+        }
+    }
+    None
+}
+
+/// Why the host cannot hold the disk at this size, where that is certain.
+fn short_of_room(disk: &Disk, to: Bytes) -> Option<String> {
+    let by = to.saturating_sub(disk.size);
+    match &disk.lies {
+        Lies::File { free: Some(free), path, .. } if *free < by => {
+            Some(format!("{free} are free around {path}, and it grows by {by}"))
+        }
+        Lies::Block { path, size, .. } if disk.format == "raw" && *size < to => {
+            Some(format!("{path} has {size}, and {to} are to be on it"))
+        }
+        Lies::Block { path, thin_free: Some(free), .. } if *free < by => {
+            Some(format!("{free} are free in the pool of {path}, and the disk grows by {by}"))
+        }
+        Lies::File { .. } | Lies::Block { .. } | Lies::Network(_) | Lies::Unknown(_) => None,
+    }
+}
+
+/// The strongest proof of a disk's size: the guest's, where it is told of a new size and shows it.
+pub(super) fn guest_shows(disk: Option<&Disk>) -> bool {
+    disk.is_some_and(|disk| matches!(disk.guest, Known::Is(_)))
+}
