@@ -20,3 +20,4 @@ pub mod sight;
 pub mod time;
 pub mod units;
 pub mod wanted;
+pub mod words;
