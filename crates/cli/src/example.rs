@@ -168,6 +168,7 @@ pub(crate) fn plan() -> Plan {
             ),
         ],
         notes: vec!["boot memory and boot vCPUs stay".to_owned()],
+        unmet: Vec::new(),
     }
 }
 
@@ -188,6 +189,8 @@ pub(crate) fn report() -> Report {
             total: Some(Bytes::new(3_013_412 << 10)),
             vcpus: Some(2),
         },
+        disks: Vec::new(),
+        settings: Vec::new(),
         verdict: Verdict::Proven,
         strength: Some(Strength::GuestConfirmed),
         steps: plan().steps.iter().map(|s| ok(&s.act, s.strength)).collect(),

@@ -9,7 +9,7 @@ use crate::journal::{Journal, JournalError};
 use scale::audit::{Finding, audit};
 use scale::limits::Limits;
 use scale::observed::{Observed, PendingDevice};
-use scale::plan::{Act, Asked, Basis, Plan, Refusal, plan_around};
+use scale::plan::{Act, Asked, Basis, Plan, Refusal, plan_around, settled};
 use scale::report::{Account, Report};
 use scale::run::{End, Next, Outcome, Place, Record, Reply, Run};
 use scale::sight::Event;
@@ -110,8 +110,8 @@ pub async fn resize(
     let first = agree(hypervisor, journal, &wanted, limits, party, &mut seen).await?;
     let mut account = Account::open(hypervisor.now(), &seen, first.asked.clone());
     reconcile(hypervisor, journal, &seen, &mut account, limits).await?;
-    wanted.memory = first.asked.memory.map(Change::To);
-    wanted.vcpus = first.asked.vcpus.map(Change::To);
+    account.note_unmet(&first.unmet);
+    wanted = settled(&wanted, &seen, &first.asked);
 
     let mut next = Some(first);
     for _ in 0..ROUNDS {
@@ -183,20 +183,24 @@ fn sound_plan(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<Plan,
 
 fn refuse_step_after_interruption(journal: &impl Journal, wanted: &Wanted) -> Result<(), ResizeError> {
     let Some(open) = journal.history().open() else { return Ok(()) };
-    let Asked { memory, vcpus, .. } = open.plan.asked;
+    let Asked { memory, vcpus, disks, settings: _ } = &open.plan.asked;
     let is_step = |change: Option<Change<Bytes>>| matches!(change, Some(Change::Grow(_) | Change::Shrink(_)));
     let counts = matches!(wanted.vcpus, Some(Change::Grow(_) | Change::Shrink(_)));
-    if !(is_step(wanted.memory) && memory.is_some() || counts && vcpus.is_some()) {
+    let grows = wanted.disks.values().any(|disk| is_step(disk.size));
+    if !(is_step(wanted.memory) && memory.is_some()
+        || counts && vcpus.is_some()
+        || grows && !disks.is_empty())
+    {
         return Ok(());
     }
-    let aimed = [memory.map(|m| m.to_string()), vcpus.map(|v| format!("{v} vCPUs"))];
-    let way_out = [
-        memory.map(|m| format!("--memory {}", m.to_string().replace(' ', ""))),
-        vcpus.map(|v| format!("--vcpus {v}")),
-    ];
-    let join =
-        |parts: [Option<String>; 2], with: &str| parts.into_iter().flatten().collect::<Vec<_>>().join(with);
-    Err(ResizeError::StepAfterInterruption { aimed: join(aimed, " and "), way_out: join(way_out, " ") })
+    let mut aimed: Vec<String> = memory.iter().map(ToString::to_string).collect();
+    aimed.extend(vcpus.map(|v| format!("{v} vCPUs")));
+    aimed.extend(disks.iter().map(|(disk, size)| format!("{size} on {disk}")));
+    let word = |size: &Bytes| size.to_string().replace(' ', "");
+    let mut way_out: Vec<String> = memory.iter().map(|m| format!("--memory {}", word(m))).collect();
+    way_out.extend(vcpus.map(|v| format!("--vcpus {v}")));
+    way_out.extend(disks.iter().map(|(disk, size)| format!("--disk {disk}={}", word(size))));
+    Err(ResizeError::StepAfterInterruption { aimed: aimed.join(" and "), way_out: way_out.join(" ") })
 }
 
 /// Closes what earlier controllers left in the journal, by what the machine shows.

@@ -41,6 +41,8 @@ pub struct Limits {
     pub unplug: Span,
     /// How long the guest may take to move one GiB through virtio-mem or the balloon.
     pub per_gib: Span,
+    /// How long a layer of what lies on a disk may take to grow in the guest.
+    pub grow_layer: Span,
     /// Figures of the guest older than this are not believed.
     pub stale: Span,
 }
@@ -63,6 +65,7 @@ impl Default for Limits {
             offline_block: Span::secs(10),
             unplug: Span::secs(30),
             per_gib: Span::secs(30),
+            grow_layer: Span::secs(120),
             stale: Span::secs(30),
         }
     }

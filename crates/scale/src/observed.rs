@@ -7,7 +7,7 @@
 mod disk;
 mod nic;
 
-pub use disk::{Disk, DiskBus, GuestDisk, Layer, LayerKind, Lies};
+pub use disk::{Disk, DiskBus, GuestDisk, Layer, LayerKind, Lies, Pool};
 pub use nic::{IpRate, Nic, RateGrain};
 
 use crate::setting::{CpuPower, Setting};

@@ -3,9 +3,10 @@
 //! The achieved sizes come from a fresh observation, never from what the steps claimed.
 
 use crate::history::OpenRun;
-use crate::observed::{Guest, Observed, Pending};
-use crate::plan::{Act, Asked, Proof, Sizes, Step, Strength};
+use crate::observed::{Guest, LayerKind, Observed, Pending};
+use crate::plan::{Act, Asked, Proof, Sizes, Step, Strength, Unmet};
 use crate::run::{End, Outcome, Run};
+use crate::setting::{Setting, SettingName};
 use crate::time::{Moment, Span};
 use crate::units::Bytes;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,12 @@ pub struct Report {
     pub achieved: Option<Sizes>,
     /// What the guest shows now.
     pub guest: GuestSizes,
+    /// What became of each disk that was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskReport>,
+    /// What became of each limit that was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub settings: Vec<SettingReport>,
     /// The whole in one word.
     pub verdict: Verdict,
     /// The weakest proof among the steps that the guest has a part in; absent where nothing was to be done.
@@ -64,6 +71,47 @@ impl GuestSizes {
                 vcpus: (!facts.vcpus.is_empty()).then(|| facts.online_vcpus()),
             },
         }
+    }
+}
+
+/// What became of one disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DiskReport {
+    /// Its name.
+    pub disk: String,
+    /// Its size before.
+    pub from: Bytes,
+    /// The size that was asked for.
+    pub asked: Bytes,
+    /// Its size now, as QEMU tells it; absent where it is not told any more.
+    pub achieved: Option<Bytes>,
+    /// The filesystem that grew with it and what `df` counts of it in the guest now, where one did.
+    pub filesystem: Option<(String, Bytes)>,
+}
+
+/// What became of one limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SettingReport {
+    /// What it was; absent for the limit of an address that had none.
+    pub from: Option<Setting>,
+    /// What was asked for.
+    pub asked: Setting,
+    /// What is read back now; absent where nothing is.
+    pub achieved: Option<Setting>,
+}
+
+impl SettingReport {
+    /// True where it is as asked.
+    pub fn is_reached(&self) -> bool {
+        // An address that is not limited is not listed.
+        let free = matches!(&self.asked, Setting::IpRate { rate, .. } if rate.is_free());
+        self.achieved.as_ref().map_or(free, |read| self.asked.is_shown_by(read))
+    }
+
+    fn was_reached(&self) -> bool {
+        SettingReport { achieved: self.from.clone(), ..self.clone() }.is_reached()
     }
 }
 
@@ -110,14 +158,34 @@ pub struct Account {
     left_behind: Vec<String>,
     strength: Option<Strength>,
     done: bool,
+    /// False where a plan leaves a part of the wish to a person.
+    whole: bool,
+    disks: Vec<DiskReport>,
+    settings: Vec<SettingReport>,
 }
 
 impl Account {
     /// Opens the account of a command that starts from `seen` and asks for `asked`.
     pub fn open(now: Moment, seen: &Observed, asked: Asked) -> Account {
+        let size_of = |name: &str| seen.disks().iter().find(|disk| disk.name == name).map(|disk| disk.size);
+        let disks = asked.disks.iter().map(|(disk, asked)| DiskReport {
+            disk: disk.clone(),
+            from: size_of(disk).unwrap_or_default(),
+            asked: *asked,
+            achieved: None,
+            filesystem: None,
+        });
+        let settings = asked.settings.iter().map(|asked| SettingReport {
+            from: read(seen, &asked.name()),
+            asked: asked.clone(),
+            achieved: None,
+        });
         Account {
             began: now,
             from: Sizes::of(seen),
+            disks: disks.collect(),
+            settings: settings.collect(),
+            whole: true,
             asked,
             steps: Vec::new(),
             held_back: Vec::new(),
@@ -141,6 +209,12 @@ impl Account {
         self.held_back.push(why);
     }
 
+    /// Adds what a plan leaves to a person.
+    pub fn note_unmet(&mut self, unmet: &[Unmet]) {
+        self.whole &= unmet.is_empty();
+        self.held_back.extend(unmet.iter().map(ToString::to_string));
+    }
+
     /// Adds a run that has ended.
     pub fn add(&mut self, run: &Run) {
         for (step, outcome) in run.plan().steps.iter().zip(run.outcomes()) {
@@ -149,6 +223,12 @@ impl Account {
                 && involves_guest(step)
             {
                 self.strength = Some(self.strength.map_or(*strength, |s| s.min(*strength)));
+            }
+            if let Act::GrowInGuest { disk, layer, .. } = &step.act
+                && let LayerKind::Filesystem { .. } = &layer.kind
+            {
+                let disks = self.disks.iter_mut().filter(|report| report.disk == *disk);
+                disks.for_each(|report| report.filesystem = Some((layer.name(), layer.size)));
             }
             self.steps.push(StepReport { act: step.act.to_string(), outcome: outcome.clone() });
         }
@@ -165,13 +245,14 @@ impl Account {
 
     /// Closes the account with what the machine shows now, or why it shows nothing any more.
     pub fn close(mut self, now: Moment, seen: Result<&Observed, String>) -> Report {
-        let (achieved, guest, pending) = match seen {
+        let (achieved, guest, pending) = match &seen {
             Ok(seen) => (Some(Sizes::of(seen)), GuestSizes::of(seen), seen.pending.clone()),
             Err(why) => {
                 self.note_held_back(format!("the machine cannot be observed any more: {why}"));
                 (None, GuestSizes::default(), Vec::new())
             }
         };
+        self.look_again(seen.ok());
         for lack in self.lacks(&guest) {
             self.note_held_back(lack);
         }
@@ -183,12 +264,32 @@ impl Account {
             asked: self.asked,
             achieved,
             guest,
+            disks: self.disks,
+            settings: self.settings,
             verdict,
             strength: self.strength,
             steps: self.steps,
             held_back: self.held_back,
             left_behind: self.left_behind,
             pending,
+        }
+    }
+
+    /// What disks and limits are now.
+    fn look_again(&mut self, seen: Option<&Observed>) {
+        let Some(seen) = seen else { return };
+        for report in &mut self.disks {
+            let disk = seen.disks().iter().find(|disk| disk.name == report.disk);
+            report.achieved = disk.map(|disk| disk.size);
+            let guest = disk.and_then(|disk| disk.guest.known());
+            if let Some((name, size)) = &mut report.filesystem
+                && let Some(layer) = guest.and_then(|guest| guest.layers.iter().find_map(|l| l.find(name)))
+            {
+                *size = layer.size;
+            }
+        }
+        for report in &mut self.settings {
+            report.achieved = read(seen, &report.asked.name());
         }
     }
 
@@ -206,16 +307,26 @@ impl Account {
 
     fn judge(&self, achieved: Sizes) -> Verdict {
         let Asked { memory, vcpus, .. } = self.asked;
-        let reached =
-            memory.is_none_or(|m| m == achieved.memory) && vcpus.is_none_or(|v| v == achieved.vcpus);
+        let reached = memory.is_none_or(|m| m == achieved.memory)
+            && vcpus.is_none_or(|v| v == achieved.vcpus)
+            && self.disks.iter().all(|disk| disk.achieved == Some(disk.asked))
+            && self.settings.iter().all(SettingReport::is_reached);
+        let grown = |disk: &DiskReport| disk.achieved.is_some_and(|now| now > disk.from);
         let closer = memory.is_some_and(|m| closer(m.get(), self.from.memory.get(), achieved.memory.get()))
-            || vcpus.is_some_and(|v| closer(v.into(), self.from.vcpus.into(), achieved.vcpus.into()));
-        match (self.done && reached, closer) {
+            || vcpus.is_some_and(|v| closer(v.into(), self.from.vcpus.into(), achieved.vcpus.into()))
+            || self.disks.iter().any(grown)
+            || self.settings.iter().any(|setting| setting.is_reached() && !setting.was_reached());
+        match (self.done && self.whole && reached, closer || reached && !self.whole) {
             (true, _) => Verdict::Proven,
             (false, true) => Verdict::Partial,
             (false, false) => Verdict::Failed,
         }
     }
+}
+
+/// A limit as it was observed.
+fn read(seen: &Observed, name: &SettingName) -> Option<Setting> {
+    seen.settings().into_iter().find(|setting| setting.name() == *name)
 }
 
 fn closer(asked: u64, from: u64, now: u64) -> bool {
@@ -224,6 +335,7 @@ fn closer(asked: u64, from: u64, now: u64) -> bool {
 
 /// False where only QEMU is asked, by nature or because a later step of the group asks the guest.
 fn involves_guest(step: &Step) -> bool {
-    let by_nature = matches!(step.act, Act::CreateBackend { .. } | Act::DeleteBackend { .. });
+    let by_nature =
+        matches!(step.act, Act::CreateBackend { .. } | Act::DeleteBackend { .. } | Act::Set { .. });
     !by_nature && !matches!(step.proof, Proof::DimmPlugged { .. })
 }

@@ -41,6 +41,7 @@ fn plan_of(steps: Vec<Step>) -> Plan {
         to: sizes,
         steps,
         notes: Vec::new(),
+        unmet: Vec::new(),
     }
 }
 

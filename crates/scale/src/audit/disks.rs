@@ -2,7 +2,7 @@
 
 use super::{Auditor, Kind};
 use crate::disk::{Tool, command};
-use crate::observed::{Disk, Known, Layer, LayerKind, Lies};
+use crate::observed::{Disk, Known, Layer, LayerKind, Lies, Pool};
 use crate::units::Bytes;
 
 /// QEMU counts disks in sectors (`BDRV_SECTOR_SIZE`, include/block/block.h, 7.2 and 10.0).
@@ -27,6 +27,7 @@ impl Auditor<'_> {
         let short = short_of_room(&seen, to);
         self.require(short.is_none(), Kind::Host, || short.unwrap_or_default());
         self.ledger.disks[index].size = to;
+        self.ledger.draw(&seen.lies, to.saturating_sub(from));
     }
 
     /// A layer takes what lies below it, so that must have grown first.
@@ -63,6 +64,29 @@ impl Auditor<'_> {
     }
 }
 
+impl super::Ledger {
+    /// What one disk takes of a pool is gone for the others on it.
+    fn draw(&mut self, from: &Lies, by: Bytes) {
+        let Some(drawn) = pool(from).map(|pool| pool.name.clone()) else { return };
+        for disk in &mut self.disks {
+            let pool = match &mut disk.lies {
+                Lies::File { filesystem: Some(pool), .. } | Lies::Block { thin: Some(pool), .. } => pool,
+                Lies::File { .. } | Lies::Block { .. } | Lies::Network(_) | Lies::Unknown(_) => continue,
+            };
+            if pool.name == drawn {
+                pool.free = pool.free.saturating_sub(by);
+            }
+        }
+    }
+}
+
+fn pool(lies: &Lies) -> Option<&Pool> {
+    match lies {
+        Lies::File { filesystem: pool, .. } | Lies::Block { thin: pool, .. } => pool.as_ref(),
+        Lies::Network(_) | Lies::Unknown(_) => None,
+    }
+}
+
 /// The names of the layers below `wanted`, the lowest first; nothing where it is not among these.
 fn way_to(layers: &[Layer], wanted: &Layer) -> Option<Vec<String>> {
     for layer in layers {
@@ -80,15 +104,14 @@ fn way_to(layers: &[Layer], wanted: &Layer) -> Option<Vec<String>> {
 /// Why the host cannot hold the disk at this size, where that is certain.
 fn short_of_room(disk: &Disk, to: Bytes) -> Option<String> {
     let by = to.saturating_sub(disk.size);
+    if let Some(Pool { name, free }) = pool(&disk.lies)
+        && *free < by
+    {
+        return Some(format!("{free} are free in {name}, and the disk grows by {by}"));
+    }
     match &disk.lies {
-        Lies::File { free: Some(free), path, .. } if *free < by => {
-            Some(format!("{free} are free around {path}, and it grows by {by}"))
-        }
         Lies::Block { path, size, .. } if disk.format == "raw" && *size < to => {
             Some(format!("{path} has {size}, and {to} are to be on it"))
-        }
-        Lies::Block { path, thin_free: Some(free), .. } if *free < by => {
-            Some(format!("{free} are free in the pool of {path}, and the disk grows by {by}"))
         }
         Lies::File { .. } | Lies::Block { .. } | Lies::Network(_) | Lies::Unknown(_) => None,
     }

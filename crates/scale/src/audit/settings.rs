@@ -3,6 +3,9 @@
 use super::{Auditor, Kind};
 use crate::setting::{BitRate, CpuPower, DiskIo, Millicpus, NicRate, Rate, Setting, SettingName, Throttles};
 
+/// QEMU's largest throttle value (`THROTTLE_VALUE_MAX`, include/qemu/throttle.h, 7.2 and 10.0).
+const MOST: u64 = 1_000_000_000_000_000;
+
 impl Auditor<'_> {
     /// A limit goes from what it is to something else that its host can express.
     pub(super) fn set(&mut self, from: &Setting, to: &Setting) {
@@ -70,8 +73,11 @@ impl Auditor<'_> {
 fn sound<T: Copy>(throttles: &Throttles<T>, plain: fn(T) -> u64) -> bool {
     let each = throttles.named().all(|(_, throttle)| {
         let steady = plain(throttle.steady);
-        let burst = throttle.burst.is_none_or(|burst| plain(burst.to) >= steady && burst.seconds > 0);
-        steady > 0 && burst
+        let burst = throttle.burst.is_none_or(|burst| {
+            let height = plain(burst.to);
+            height >= steady && burst.seconds > 0 && height <= MOST / u64::from(burst.seconds)
+        });
+        steady > 0 && steady <= MOST && burst
     });
     let split = throttles.read.is_some() || throttles.write.is_some();
     each && !(throttles.total.is_some() && split)

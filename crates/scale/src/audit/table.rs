@@ -103,7 +103,7 @@ fn shows(proof: &Proof, act: &Act, virtio_mem: bool) -> bool {
         (Act::SetBalloon { to, .. }, Proof::BalloonAt { actual }) => to == actual,
         (Act::OnlineVcpus { count }, Proof::VcpusOnline { count: p }) => count == p,
         (Act::Set { to, .. }, Proof::SetAt { setting }) => to == setting,
-        (Act::GrowDisk { disk, to, .. }, Proof::DiskAt { disk: p, size }) => disk == p && to == size,
+        (Act::GrowDisk { disk, to, .. }, Proof::DiskAt { disk: p, size, .. }) => disk == p && to == size,
         (Act::GrowInGuest { disk, layer, .. }, Proof::LayerAt { disk: p, layer: name, at_least }) => {
             disk == p && layer.name() == *name && *at_least > layer.size
         }
@@ -119,6 +119,7 @@ fn strongest(proof: &Proof, seen: &Observed) -> Strength {
         | Proof::BackendGone { .. }
         | Proof::DimmPlugged { .. }
         | Proof::SetAt { .. } => Strength::DeviceOnly,
+        Proof::DiskAt { in_guest: false, .. } => Strength::DeviceOnly,
         Proof::DiskAt { disk, .. } | Proof::LayerAt { disk, .. } => {
             match disks::guest_shows(seen.disks().iter().find(|d| d.name == *disk)) {
                 true => Strength::GuestConfirmed,

@@ -61,8 +61,8 @@ pub enum Lies {
         path: String,
         /// What it takes on its filesystem now.
         taken: Bytes,
-        /// What is free on its filesystem.
-        free: Option<Bytes>,
+        /// Its filesystem, where that could be asked.
+        filesystem: Option<Pool>,
     },
     /// On a block device of the host.
     Block {
@@ -70,13 +70,23 @@ pub enum Lies {
         path: String,
         /// Its size.
         size: Bytes,
-        /// What is free in the thin pool that it draws on, where it is a thin volume.
-        thin_free: Option<Bytes>,
+        /// The thin pool that it draws on, where it is a thin volume.
+        thin: Option<Pool>,
     },
     /// On the network, by the protocol's name. What is free there is not known.
     Network(String),
     /// Not known, for this reason.
     Unknown(String),
+}
+
+/// What several disks may draw on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Pool {
+    /// What it is known by, the same for all that draw on it: a filesystem's mount point, a thin pool's name.
+    pub name: String,
+    /// What is free in it.
+    pub free: Bytes,
 }
 
 /// A disk as its guest shows it.
@@ -125,6 +135,8 @@ pub enum LayerKind {
     PhysicalVolume {
         /// Its volume group.
         group: String,
+        /// What is free in the whole group.
+        free: Bytes,
     },
     /// An LVM logical volume.
     LogicalVolume {

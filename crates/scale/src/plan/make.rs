@@ -5,8 +5,9 @@
 //! broken step ends a run, so what helps most comes first and what only tidies comes last.
 
 use super::footing::Footing;
-use super::{Act, Asked, Basis, Obstacle, Plan, Proof, Refusal, Sizes, Step, Strength, When};
-use super::{danger, heal, memory, resolve, vcpu};
+use super::resolve::Resolved;
+use super::{Act, Asked, Basis, Obstacle, Plan, Proof, Refusal, Sizes, Step, Strength, Unmet, When};
+use super::{danger, disks, heal, memory, resolve, settings, vcpu};
 use crate::limits::Limits;
 use crate::observed::Observed;
 use crate::time::Span;
@@ -20,7 +21,7 @@ use crate::wanted::Wanted;
 /// # Errors
 /// A [`Refusal`] with every obstacle found, each with a way out.
 pub fn plan(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<Plan, Refusal> {
-    let (asked, mut obstacles) = resolve::resolve(seen, wanted);
+    let Resolved { asked, moves, notes, mut obstacles } = resolve::resolve(seen, wanted);
     let scene =
         Scene { seen, wanted, limits, footing: Footing::of(seen, limits), from: Sizes::of(seen), asked };
     let asked = &scene.asked;
@@ -29,9 +30,13 @@ pub fn plan(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<Plan, R
     if let Some(to) = asked.vcpus {
         (vcpus, fewer) = vcpu::plan(&scene, to);
     }
-    let memory_first = memory.adds_memory;
-    let mut parts = vec![leftovers(&scene), vcpus];
-    parts.insert(if memory_first { 1 } else { 2 }, memory);
+    let (more, less) = settings::plan(&scene, &moves);
+    // What gives more comes before what needs it, what gives less after what grows; what the guest may refuse to
+    // give up comes behind both.
+    let mut parts = match memory.adds_memory {
+        true => vec![leftovers(&scene), more, memory, vcpus, less],
+        false => vec![leftovers(&scene), more, vcpus, less, memory],
+    };
     let healed = if wanted.memory.is_some() { heal::memory(&scene, &parts) } else { Part::default() };
     // vCPUs go after the last DIMM has moved: QEMU 7.2 under TCG survives no DIMM change after one has gone (`danger`).
     let moves_dimms = healed.acts().any(|act| matches!(act, Act::PlugDimm { .. } | Act::UnplugDimm { .. }));
@@ -39,6 +44,7 @@ pub fn plan(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<Plan, R
     if wanted.vcpus.is_some() {
         parts.push(heal::vcpus(&scene, &parts));
     }
+    parts.push(disks::plan(&scene));
     obstacles.extend(danger::whole(&scene, &parts));
     obstacles.extend(parts.iter_mut().flat_map(|part| std::mem::take(&mut part.obstacles)));
     if !obstacles.is_empty() {
@@ -49,12 +55,9 @@ pub fn plan(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<Plan, R
         memory: asked.memory.unwrap_or(scene.from.memory),
         vcpus: asked.vcpus.unwrap_or(scene.from.vcpus),
     };
-    let mut notes = Vec::new();
-    for note in parts.iter_mut().flat_map(|part| std::mem::take(&mut part.notes)) {
-        if !notes.contains(&note) {
-            notes.push(note);
-        }
-    }
+    let notes = notes.into_iter().chain(parts.iter_mut().flat_map(|part| std::mem::take(&mut part.notes)));
+    let notes = once_each(notes);
+    let unmet = parts.iter_mut().flat_map(|part| std::mem::take(&mut part.unmet)).collect();
     Ok(Plan {
         basis: Basis::of(seen),
         from: scene.from,
@@ -62,6 +65,7 @@ pub fn plan(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<Plan, R
         to,
         steps: numbered(parts),
         notes,
+        unmet,
     })
 }
 
@@ -75,7 +79,7 @@ pub fn plan_around(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<
         Ok(plan) => return Ok(plan),
         Err(refusal) => refusal,
     };
-    let (asked, _) = resolve::resolve(seen, wanted);
+    let asked = resolve::resolve(seen, wanted).asked;
     let from = Sizes::of(seen);
     let scene = Scene { seen, wanted, limits, footing: Footing::of(seen, limits), from, asked };
     let least = from.memory.saturating_sub(memory::removable(&scene));
@@ -110,6 +114,8 @@ pub(super) struct Part {
     pub(super) groups: Vec<Vec<Step>>,
     /// What a reader should know before consenting.
     pub(super) notes: Vec<String>,
+    /// What is left to a person.
+    pub(super) unmet: Vec<Unmet>,
     /// What stands in the way; the groups mean nothing then.
     pub(super) obstacles: Vec<Obstacle>,
     /// True if memory is added at any point, be it to take other memory away afterwards.
@@ -135,11 +141,22 @@ impl Part {
     pub(super) fn then(&mut self, next: Part) {
         self.groups.extend(next.groups);
         self.notes.extend(next.notes);
+        self.unmet.extend(next.unmet);
         self.obstacles.extend(next.obstacles);
         self.adds_memory |= next.adds_memory;
         self.peak = self.peak + next.peak;
         self.idle = self.idle + next.idle;
     }
+}
+
+fn once_each(notes: impl Iterator<Item = String>) -> Vec<String> {
+    let mut all = Vec::new();
+    for note in notes {
+        if !all.contains(&note) {
+            all.push(note);
+        }
+    }
+    all
 }
 
 /// A step whose group is numbered later.

@@ -8,14 +8,18 @@ mod act;
 mod balloon;
 mod danger;
 mod dimm;
+mod disks;
 mod footing;
 mod heal;
+mod layers;
 mod layout;
 mod make;
 mod memory;
+mod named;
 mod place;
 mod refusal;
 mod resolve;
+mod settings;
 mod sizes;
 mod space;
 mod vcpu;
@@ -24,6 +28,7 @@ mod zone;
 
 pub use make::{plan, plan_around};
 pub use refusal::{Obstacle, Refusal, When};
+pub use resolve::settled;
 pub use sizes::{Asked, Basis, Sizes};
 
 use crate::disk::Tool;
@@ -50,6 +55,25 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What a reader should know before consenting.
     pub notes: Vec<String>,
+    /// What of the wish this plan leaves for a person. A run of it is partial at best.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmet: Vec<Unmet>,
+}
+
+/// Something that was asked for and that Supple cannot do here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Unmet {
+    /// What, and why not.
+    pub why: String,
+    /// What a person can do about it: a command where there is one.
+    pub by_hand: String,
+}
+
+impl std::fmt::Display for Unmet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}; by hand: {}", self.why, self.by_hand)
+    }
 }
 
 /// One step of a plan.
@@ -204,7 +228,7 @@ pub enum Act {
         /// The guest's device of the whole disk.
         device: String,
         /// The layer as it was seen when this was planned, without what lies on it.
-        layer: Layer,
+        layer: Box<Layer>,
         /// The program that grows it ([`crate::disk::command`]).
         tool: Tool,
     },
@@ -306,12 +330,14 @@ pub enum Proof {
         /// The limit.
         setting: Box<Setting>,
     },
-    /// QEMU shows the disk at this size, and so does the guest where it can be asked.
+    /// QEMU shows the disk at this size, and the guest too.
     DiskAt {
         /// The disk's name.
         disk: String,
         /// Its size.
         size: Bytes,
+        /// False where the guest does not see the disk, or hears of its new size only later: QEMU alone is asked then.
+        in_guest: bool,
     },
     /// The guest shows this layer of a disk at this size or above: of a filesystem what `df` counts.
     LayerAt {

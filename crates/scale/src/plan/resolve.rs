@@ -3,13 +3,50 @@
 //! A step such as `+2G` counts from what QEMU gives the guest now, so the same command sent twice grows twice; an
 //! absolute size sent twice does not. Nothing here knows what the machine can do.
 
-use super::{Asked, Obstacle, Sizes, When};
+use super::settings::{Move, Moves};
+use super::{Asked, Obstacle, Sizes, When, disks, named, settings};
 use crate::observed::Observed;
 use crate::units::{Bytes, Change};
 use crate::wanted::Wanted;
 
-/// The absolute sizes, and why one of them has none.
-pub(super) fn resolve(seen: &Observed, wanted: &Wanted) -> (Asked, Vec<Obstacle>) {
+/// What was asked for, worked out.
+pub(super) struct Resolved {
+    /// The absolute sizes.
+    pub(super) asked: Asked,
+    /// Limits, with what they are now.
+    pub(super) moves: Vec<Move>,
+    /// What a reader should know before consenting.
+    pub(super) notes: Vec<String>,
+    /// Why something asked for cannot be worked out.
+    pub(super) obstacles: Vec<Obstacle>,
+}
+
+/// Works a wish out.
+pub(super) fn resolve(seen: &Observed, wanted: &Wanted) -> Resolved {
+    let (memory, vcpus, mut obstacles) = sizes(seen, wanted);
+    let (disks, of_disks) = disks::resolve(seen, wanted);
+    let Moves { moves, notes, obstacles: of_limits } = settings::resolve(seen, wanted);
+    obstacles.extend(of_disks);
+    obstacles.extend(of_limits);
+    let asked = Asked { memory, vcpus, disks, settings: moves.iter().map(|m| m.to.clone()).collect() };
+    Resolved { asked, moves, notes, obstacles }
+}
+
+/// The same wish with every step from a present size turned into the size that it came to: planned again later, it
+/// still leads to where it led when it was asked.
+pub fn settled(wanted: &Wanted, seen: &Observed, asked: &Asked) -> Wanted {
+    let mut wanted = wanted.clone();
+    wanted.memory = asked.memory.map(Change::To);
+    wanted.vcpus = asked.vcpus.map(Change::To);
+    for (name, wish) in &mut wanted.disks {
+        let Ok(disk) = named::disk(seen, name) else { continue };
+        let size = asked.disks.iter().find(|(of, _)| *of == disk.name).map(|(_, size)| *size);
+        wish.size = wish.size.and(size).map(Change::To);
+    }
+    wanted
+}
+
+fn sizes(seen: &Observed, wanted: &Wanted) -> (Option<Bytes>, Option<u32>, Vec<Obstacle>) {
     let now = Sizes::of(seen);
     let mut obstacles = Vec::new();
     let memory = wanted.memory.and_then(|change| match change {
@@ -49,7 +86,7 @@ pub(super) fn resolve(seen: &Observed, wanted: &Wanted) -> (Asked, Vec<Obstacle>
             way_out: "start the machine with the vCPUs that it is to have".to_owned(),
         });
     }
-    (Asked { memory, vcpus, ..Asked::default() }, obstacles)
+    (memory, vcpus, obstacles)
 }
 
 fn no_size(asked: &str, what: &str, now: &dyn std::fmt::Display) -> Obstacle {

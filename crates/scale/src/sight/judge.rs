@@ -33,9 +33,8 @@ impl Proof {
             Proof::VcpuSeen { id, .. } | Proof::VcpuGone { id } => Look::VcpuDevice(id.clone()),
             Proof::VcpusOnline { .. } => Look::Vcpus,
             Proof::SetAt { setting } => Look::Setting(setting.name()),
-            Proof::DiskAt { disk, .. } if ask_guest => Look::Disk(disk.clone()),
-            Proof::DiskAt { disk, .. } => Look::DiskDevice(disk.clone()),
-            Proof::LayerAt { disk, .. } => Look::Disk(disk.clone()),
+            Proof::DiskAt { disk, in_guest: false, .. } => Look::DiskDevice(disk.clone()),
+            Proof::DiskAt { disk, .. } | Proof::LayerAt { disk, .. } => Look::Disk(disk.clone()),
         }
     }
 
@@ -117,7 +116,9 @@ impl Proof {
             (Proof::SetAt { setting }, Sight::Setting(None)) => {
                 NotYet(format!("there is nothing to read {} from", setting.name()))
             }
-            (Proof::DiskAt { size, .. }, Sight::Disk(Some(disk))) => disk_at(disk, *size),
+            (Proof::DiskAt { size, in_guest, .. }, Sight::Disk(Some(disk))) => {
+                disk_at(disk, *size, *in_guest)
+            }
             (Proof::LayerAt { layer, at_least, .. }, Sight::Disk(Some(disk))) => {
                 layer_at(disk, layer, *at_least)
             }
@@ -203,9 +204,12 @@ fn vcpus_online(view: &GuestView<Vec<GuestVcpu>>, count: u32) -> Judgement {
     }
 }
 
-fn disk_at(disk: &Disk, size: Bytes) -> Judgement {
+fn disk_at(disk: &Disk, size: Bytes, in_guest: bool) -> Judgement {
     if disk.size != size {
         return Judgement::NotYet(format!("QEMU shows the disk at {} of {size}", disk.size));
+    }
+    if !in_guest {
+        return Judgement::Holds(Strength::DeviceOnly);
     }
     match &disk.guest {
         Known::Is(guest) => holds_if(
@@ -213,7 +217,7 @@ fn disk_at(disk: &Disk, size: Bytes) -> Judgement {
             Strength::GuestConfirmed,
             &format!("the guest shows {} at {} of {size}", guest.device, guest.size),
         ),
-        Known::Not(_) => Judgement::Holds(Strength::DeviceOnly),
+        Known::Not(why) => Judgement::NotYet(format!("the guest does not show the disk ({why})")),
     }
 }
 

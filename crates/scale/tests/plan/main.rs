@@ -1,7 +1,10 @@
 //! What the planner decides, case by case.
 
 mod choices;
+mod disks;
+mod furniture;
 mod known;
+mod limits;
 mod machine;
 mod model;
 mod properties;

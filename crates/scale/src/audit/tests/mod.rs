@@ -103,6 +103,7 @@ fn plan(seen: &Observed, memory: Bytes, vcpus: u32, steps: Vec<Step>) -> Plan {
         to,
         steps,
         notes: Vec::new(),
+        unmet: Vec::new(),
     }
 }
 
