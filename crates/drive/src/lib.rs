@@ -9,6 +9,7 @@ mod hypervisor;
 pub mod journal;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
+pub mod net;
 pub mod qmp;
 pub mod resize;
 pub mod wire;

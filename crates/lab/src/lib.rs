@@ -40,6 +40,8 @@ mod service;
 mod sources;
 mod spawn;
 mod tickets;
+mod wire;
+
 mod witness;
 
 pub use accel::Accel;
@@ -57,4 +59,5 @@ pub use qemu::{Absent, Qemu};
 pub use recipe::{Agent, Board, Generation, Onlining, Recipe, prepare};
 pub use schema::Schema;
 pub use service::{Service, ServiceReport};
+pub use wire::{Stream, Tools, Wire, apart};
 pub use witness::{Output, Witness};

@@ -17,6 +17,7 @@ use crate::libvirt::Libvirt;
 use crate::machine::Machine;
 use crate::qemu::Qemu;
 use crate::schema::Schema;
+use crate::wire::Tools;
 
 /// The machine type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -305,12 +306,13 @@ impl Board {
 /// Fetches and builds now what guests are made of, so that no boot has to. Silent when all of it is there.
 ///
 /// # Errors
-/// No QEMU, no libvirt or no guest can be had. That the backports' cannot is only said.
+/// No QEMU, no libvirt, no guest or no tool for traffic can be had. That the backports' cannot is only said.
 pub async fn prepare() -> Result<()> {
     let prepared = tokio::task::spawn_blocking(|| {
         let cache = Cache::open()?;
         Parts::find(&cache, Generation::System)?;
         Schema::of(&Libvirt::system(&cache)?, &cache)?;
+        Tools::find(&cache)?;
         let absent = [Qemu::backports(&cache).err(), Libvirt::backports(&cache).err()];
         for absent in absent.iter().flatten() {
             eprintln!("lab: {absent}");

@@ -114,7 +114,8 @@ impl NicRate {
         self.to_guest.is_none() && self.from_guest.is_none()
     }
 
-    pub(super) fn is_shown_by(&self, read: &NicRate) -> bool {
+    /// True where `read`, as it was read back from where it acts, is this: see [`super::Setting::is_shown_by`].
+    pub fn is_shown_by(&self, read: &NicRate) -> bool {
         let side = |asked: Option<Rate>, read: Option<Rate>| match (asked, read) {
             (None, None) => true,
             (Some(asked), Some(read)) => asked.is_shown_by(&read),
