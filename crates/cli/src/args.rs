@@ -198,7 +198,7 @@ pub(crate) struct Resize {
     #[arg(long, value_name = "N", requires = "memory")]
     node: Option<u32>,
     /// The zone that new memory goes to in a Linux guest: movable memory can be removed again, kernel memory can hold
-    /// anything
+    /// anything. By default movable where the guest takes it; `movable` by name is had or refused
     #[arg(long, value_enum, default_value = "auto", hide_default_value = true)]
     zone: ZoneArg,
     #[command(flatten)]

@@ -90,6 +90,14 @@ impl Hypervisor for Driver {
         }
     }
 
+    fn remarks(&mut self) -> Vec<String> {
+        match self {
+            Driver::Qmp(machine) => machine.remarks(),
+            #[cfg(feature = "libvirt")]
+            Driver::Libvirt(machine) => machine.remarks(),
+        }
+    }
+
     async fn watch(&mut self, until: Moment) -> Option<Event> {
         match self {
             Driver::Qmp(machine) => machine.watch(until).await,

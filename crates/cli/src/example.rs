@@ -150,7 +150,7 @@ pub(crate) fn plan() -> Plan {
             ),
             step(
                 1,
-                Act::OnlineBlocks { device: device.clone(), zone: Zone::Movable },
+                Act::OnlineBlocks { device: device.clone(), zone: Zone::PreferMovable },
                 Proof::BlocksOnline { device, whole: true },
                 Strength::GuestConfirmed,
                 &[offline],

@@ -26,6 +26,9 @@ pub trait Hypervisor {
     /// guest agent (onlining, offlining) return when the agent has answered for every block or `until` is reached.
     async fn apply(&mut self, act: &Act, until: Moment) -> Result<(), ApplyError>;
 
+    /// What there is to say of acts that were accepted since the last time: done, and otherwise than one might think.
+    fn remarks(&mut self) -> Vec<String>;
+
     /// The next event, or nothing when `until` is reached. Events since the last call are never lost: where a bounded
     /// queue overflowed, the answer is an `Event::Other`, upon which the caller looks for itself.
     async fn watch(&mut self, until: Moment) -> Option<Event>;

@@ -122,6 +122,7 @@ pub async fn resize(
         };
         let run = carry_out(hypervisor, journal, &wanted, run, party).await?;
         account.add(&run);
+        hypervisor.remarks().into_iter().for_each(|remark| account.remark(remark));
         match observe(hypervisor, journal.history()).await {
             Ok(now) => seen = now,
             Err(error) => return finish(hypervisor, journal, account, Err(error.to_string())),

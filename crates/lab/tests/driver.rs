@@ -78,6 +78,10 @@ fn offline(device: &str) -> Act {
     Act::OfflineBlocks { device: device.into() }
 }
 
+fn movable() -> Proof {
+    Proof::BlocksMovable { device: "supple-dimm-0".into(), whole: true }
+}
+
 fn seen() -> Proof {
     Proof::DimmSeen { id: "supple-dimm-0".into() }
 }
@@ -159,7 +163,7 @@ async fn a_dimm_is_plugged_put_online_taken_offline_and_removed() {
         assert!(new_blocks(&guest, boot).await.iter().all(|block| !block.online), "plugged is not online");
 
         apply(&mut machine, online("supple-dimm-0", Zone::Movable)).await.unwrap();
-        proven(&mut machine, Proof::BlocksOnline { device: "supple-dimm-0".into(), whole: true }).await;
+        proven(&mut machine, movable()).await;
         let blocks = new_blocks(&guest, boot).await;
         assert!(blocks.len() == 4 && blocks.iter().all(|b| b.online && b.zone == "Movable"), "{blocks:?}");
         assert_eq!(witness.mem_total().await.unwrap(), total + Bytes::mib(512));
@@ -172,6 +176,11 @@ async fn a_dimm_is_plugged_put_online_taken_offline_and_removed() {
         apply(&mut machine, offline("supple-dimm-0")).await.unwrap();
         proven(&mut machine, Proof::BlocksOffline { device: "supple-dimm-0".into() }).await;
         assert_eq!(witness.mem_total().await.unwrap(), total);
+        // Linux itself would choose another zone now that the DIMM has none.
+        apply(&mut machine, online("supple-dimm-0", Zone::AsBefore)).await.unwrap();
+        proven(&mut machine, movable()).await;
+        assert_eq!(machine.remarks(), Vec::<String>::new());
+        apply(&mut machine, offline("supple-dimm-0")).await.unwrap();
 
         apply(&mut machine, unplug()).await.unwrap();
         let gone = Event::DeviceDeleted { id: "supple-dimm-0".into() };
@@ -219,9 +228,30 @@ async fn an_agent_that_may_not_write_files_still_puts_blocks_online() {
     apply(&mut machine, create(Bytes::mib(256))).await.unwrap();
     apply(&mut machine, plug(0)).await.unwrap();
     proven(&mut machine, seen()).await;
-    apply(&mut machine, online("supple-dimm-0", Zone::Movable)).await.unwrap();
+    let insisted = apply(&mut machine, online("supple-dimm-0", Zone::Movable)).await;
+    assert!(matches!(&insisted, Err(ApplyError::Refused(why)) if why.contains("as movable")), "{insisted:?}");
+    apply(&mut machine, online("supple-dimm-0", Zone::PreferMovable)).await.unwrap();
     proven(&mut machine, Proof::BlocksOnline { device: "supple-dimm-0".into(), whole: true }).await;
     assert!(new_blocks(&guest, boot).await.iter().all(|block| block.online));
+    assert!(machine.remarks()[0].contains("not in Movable"), "the wish and what came of it differ");
+}
+
+#[tokio::test]
+async fn blocks_of_the_kernel_s_zone_come_back_to_it_and_are_never_called_movable() {
+    let (guest, mut machine) = driven(Recipe::q35()).await;
+    let boot = guest.witness().blocks().await.unwrap().len();
+    apply(&mut machine, create(Bytes::mib(512))).await.unwrap();
+    apply(&mut machine, plug(0)).await.unwrap();
+    proven(&mut machine, seen()).await;
+    apply(&mut machine, online("supple-dimm-0", Zone::Default)).await.unwrap();
+    let looked = machine.look(&Look::Zones("supple-dimm-0".into())).await.unwrap();
+    let judged = movable().judge(&looked, false);
+    assert!(matches!(&judged, Judgement::Never(why) if why.contains("Normal")), "{judged:?}");
+    // Whether the kernel lets all of them go, or uses one by now: what went comes back where it was.
+    let _ = apply(&mut machine, offline("supple-dimm-0")).await;
+    apply(&mut machine, online("supple-dimm-0", Zone::AsBefore)).await.unwrap();
+    let blocks = new_blocks(&guest, boot).await;
+    assert!(blocks.len() == 4 && blocks.iter().all(|b| b.online && b.zone == "Normal"), "{blocks:?}");
 }
 
 #[tokio::test]

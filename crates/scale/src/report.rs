@@ -39,7 +39,7 @@ pub struct Report {
     pub strength: Option<Strength>,
     /// Each act that was sent and how it ended, in order.
     pub steps: Vec<StepReport>,
-    /// What stood in the way, for people.
+    /// What stood in the way, and what there is to remark, for people.
     pub held_back: Vec<String>,
     /// What broken steps left behind that could not be taken back.
     pub left_behind: Vec<String>,
@@ -201,6 +201,11 @@ impl Account {
         let of = open.plan.steps.len();
         self.held_back
             .push(format!("an earlier run was interrupted after {done} of {of} steps; taken up from there"));
+    }
+
+    /// Adds something that was done otherwise than one might think.
+    pub fn remark(&mut self, remark: String) {
+        self.held_back.push(remark);
     }
 
     /// Adds something that stood in the way.

@@ -353,6 +353,11 @@ impl Run {
                 job.stage = Stage::Conclude(Outcome::Proven { strength, took });
                 return;
             }
+            Ok(Judgement::Never(why)) => {
+                let refused = Outcome::Refused { why, by_guest: true };
+                job.stage = Stage::Conclude(job.refused.take().unwrap_or(refused));
+                return;
+            }
             Ok(Judgement::NotYet(missing)) => job.missing = missing,
             Err(why) => job.missing = why.to_owned(),
         }

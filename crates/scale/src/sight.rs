@@ -12,6 +12,7 @@ use crate::plan::Act;
 use crate::setting::{Setting, SettingName};
 use crate::units::Bytes;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A question to the machine, as narrow as a proof needs it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,8 @@ pub enum Look {
     VirtioMem(String),
     /// The guest's memory blocks in the range of a DIMM or virtio-mem device.
     Blocks(String),
+    /// The same, with the zones that they are in.
+    Zones(String),
     /// The guest's total memory by its balloon driver's account, freshly told.
     GuestTotal,
     /// The balloon.
@@ -57,6 +60,8 @@ pub enum Sight {
     VirtioMem(Option<VirtioMem>),
     /// The guest's blocks of a device, if QEMU lists the device.
     Blocks(Option<GuestView<BlocksSight>>),
+    /// The guest's blocks of a device with their zones, if QEMU lists the device.
+    Zones(Option<GuestView<ZonesSight>>),
     /// MemTotal, if the balloon driver tells it.
     GuestTotal(Option<Bytes>),
     /// The balloon's `actual`, if there is a balloon.
@@ -97,6 +102,17 @@ pub struct BlocksSight {
     pub covers: u64,
     /// Those that the guest shows.
     pub blocks: Vec<MemBlock>,
+}
+
+/// The guest's memory blocks in a device's range, and the zones of those that are online.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ZonesSight {
+    /// The blocks.
+    pub shown: BlocksSight,
+    /// The zone of each online block in Linux's word, `Normal` or `Movable`; a block whose zone the guest does not tell
+    /// is not in it.
+    pub zones: BTreeMap<u64, String>,
 }
 
 /// The guest's side of a look.

@@ -91,6 +91,46 @@ fn grow_and_shrink() -> Plan {
     ])
 }
 
+#[test]
+fn what_can_never_be_shown_any_more_is_not_waited_for() {
+    let mut plan = grow_and_shrink();
+    let device = "supple-dimm0".to_owned();
+    plan.steps[2].act = Act::OnlineBlocks { device: device.clone(), zone: Zone::Movable };
+    plan.steps[2].proof = Proof::BlocksMovable { device: device.clone(), whole: true };
+    let now = Moment::default();
+    let mut run = Run::start(plan, &machine(), now).unwrap();
+    let mut looks = 0;
+    let end = loop {
+        match run.next(now) {
+            Next::Write(_) => run.written(now),
+            Next::Send { .. } => run.replied(now, Reply::Accepted),
+            Next::Look(Look::Zones(_)) => {
+                looks += 1;
+                let GuestView::Shows(shown) = blocks(true) else { unreachable!("they are shown") };
+                let zones =
+                    (40..48).map(|n| (n, if n == 43 { "Normal" } else { "Movable" }.to_owned())).collect();
+                run.saw(now, Ok(&Sight::Zones(Some(GuestView::Shows(ZonesSight { shown, zones })))));
+            }
+            Next::Look(look) => {
+                let sight = match look {
+                    Look::Dimm(id) => {
+                        Sight::Dimm(Some(DimmSight { device: dimm(&id), guest: blocks(false) }))
+                    }
+                    Look::Backend(_) => Sight::Backend(looks == 0),
+                    Look::DimmDevice(_) => Sight::Dimm(None),
+                    other => Sight::Blocks(Some(blocks(matches!(other, Look::Zones(_))))),
+                };
+                run.saw(now, Ok(&sight));
+            }
+            Next::Watch { .. } => run.heard(now, None),
+            Next::End(end) => break end,
+        }
+    };
+    assert_eq!(looks, 1, "no time has passed, and none was waited for");
+    let End::Broken { step: 2, why, left_behind, .. } = end else { panic!("{end:?}") };
+    assert!(why.contains("memory43 is online in the zone Normal") && left_behind.is_empty(), "{why}");
+}
+
 fn blocks(online: bool) -> GuestView<BlocksSight> {
     let blocks = (40..48).map(|index| MemBlock { index, online }).collect();
     GuestView::Shows(BlocksSight { block: Bytes::mib(128), covers: 8, blocks })

@@ -130,7 +130,7 @@ impl World {
             let why = "Command guest-file-write has been disabled: the command is not allowed";
             return Err(ApplyError::Refused(why.into()));
         }
-        let movable = matches!(act, Act::OnlineBlocks { zone: Zone::Movable, .. });
+        let movable = matches!(act, Act::OnlineBlocks { zone: Zone::Movable | Zone::PreferMovable, .. });
         if by_hand || (!movable && commands.contains(own)) {
             return Ok(());
         }

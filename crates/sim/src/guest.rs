@@ -63,6 +63,13 @@ impl Guest {
         self.online(false).saturating_sub(self.image + self.tables + spill)
     }
 
+    /// The zones of a device's blocks that are online, in Linux's words.
+    pub(crate) fn zones_of(&self, device: &str) -> BTreeMap<u64, String> {
+        let blocks = self.blocks.iter().filter(|(_, b)| b.owner == device && b.online);
+        let zone = |b: &Block| if b.movable { "Movable" } else { "Normal" };
+        blocks.map(|(index, b)| (*index, zone(b).to_owned())).collect()
+    }
+
     /// The blocks of a device, ascending.
     pub(crate) fn blocks_of(&self, device: &str) -> Vec<u64> {
         self.blocks.iter().filter(|(_, b)| b.owner == device).map(|(index, _)| *index).collect()
@@ -140,10 +147,24 @@ impl World {
 
     /// Puts one block into use.
     pub(crate) fn online_block(&mut self, index: u64, zone: Zone) -> Result<(), &'static str> {
+        let rigid = self.is(&Mood::NotMovable);
         let block = self.guest.blocks.get_mut(&index).ok_or("not-found")?;
-        if !block.online {
-            block.online = true;
-            block.movable = zone == Zone::Movable;
+        if block.online {
+            return Ok(());
+        }
+        let movable = match zone {
+            Zone::Default => false,
+            Zone::Movable | Zone::PreferMovable => true,
+            Zone::AsBefore => block.movable,
+        };
+        if movable && rigid && zone == Zone::Movable {
+            return Err("Invalid argument");
+        }
+        block.online = true;
+        block.movable = movable && !rigid;
+        if movable && rigid {
+            let wanted = "online in Normal and not in Movable, which may not come out again";
+            self.remarks.push(format!("memory block {index} is {wanted}"));
         }
         self.wake_virtio_mem();
         Ok(())

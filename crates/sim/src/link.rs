@@ -6,7 +6,7 @@ use crate::world::World;
 use drive::{ApplyError, Hypervisor, ObserveError};
 use scale::observed::Observed;
 use scale::plan::Act;
-use scale::sight::{BlocksSight, DimmSight, Event, GuestView, Look, Sight};
+use scale::sight::{BlocksSight, DimmSight, Event, GuestView, Look, Sight, ZonesSight};
 use scale::time::Moment;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -21,6 +21,7 @@ impl World {
     /// Connects to this machine.
     pub fn connect(&mut self) -> Link<'_> {
         self.events.clear();
+        self.remarks.clear();
         Link { world: self }
     }
 }
@@ -53,6 +54,10 @@ impl Hypervisor for Link<'_> {
 
     async fn apply(&mut self, act: &Act, until: Moment) -> Result<(), ApplyError> {
         self.world.send(act, until)
+    }
+
+    fn remarks(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.world.remarks)
     }
 
     async fn watch(&mut self, until: Moment) -> Option<Event> {
@@ -166,6 +171,10 @@ impl World {
                 let known = self.qemu.blocks_of(device, self.guest.block).is_some();
                 Sight::Blocks(known.then(|| self.ask_for_blocks(device)))
             }
+            Look::Zones(device) => {
+                let known = self.qemu.blocks_of(device, self.guest.block).is_some();
+                Sight::Zones(known.then(|| self.ask_for_zones(device)))
+            }
             Look::GuestTotal => Sight::GuestTotal(self.balloon_stats().map(|s| s.total)),
             Look::Balloon => Sight::Balloon(self.qemu.balloon_actual()),
             Look::Vcpu(id) => {
@@ -189,6 +198,15 @@ impl World {
             false => GuestView::Unasked("it was not to be asked".into()),
         };
         Some(DimmSight { device, guest })
+    }
+
+    fn ask_for_zones(&mut self, device: &str) -> GuestView<ZonesSight> {
+        let zones = self.guest.zones_of(device);
+        match self.ask_for_blocks(device) {
+            GuestView::Shows(shown) => GuestView::Shows(ZonesSight { shown, zones }),
+            GuestView::Unasked(why) => GuestView::Unasked(why),
+            GuestView::Silent(why) => GuestView::Silent(why),
+        }
     }
 
     fn ask_for_blocks(&mut self, device: &str) -> GuestView<BlocksSight> {

@@ -29,6 +29,8 @@ pub enum Mood {
     /// The kernel has no driver for memory hot-plug, only `probe`: it neither finds a plugged DIMM by itself nor ever
     /// hears that one is to go (Linux 2.6.32 without acpi_memhotplug).
     NeedsProbe,
+    /// No block goes online as movable (EINVAL): the kernel has it in another zone.
+    NotMovable,
     /// There is no agent.
     NoAgent,
     /// The agent does not take these commands.
@@ -67,7 +69,7 @@ pub(crate) struct Spell {
 impl Mood {
     /// A mood by chance.
     pub fn any(chance: &mut Chance) -> Mood {
-        match chance.below(15) {
+        match chance.below(16) {
             0 | 1 => Mood::Refuses(Pinned::All),
             2 => Mood::Stalls(Span::millis(100 + chance.below(40_000))),
             3 => Mood::Lies(Lie::Done),
@@ -80,7 +82,8 @@ impl Mood {
             10 => Mood::OutOfMetadata,
             11 => Mood::NoAgent,
             12 => Mood::NeedsProbe,
-            13 => Mood::FilteredAgent(vec!["guest-exec".into(), "guest-set-memory-blocks".into()]),
+            13 => Mood::NotMovable,
+            14 => Mood::FilteredAgent(vec!["guest-exec".into(), "guest-set-memory-blocks".into()]),
             _ => Mood::Reboots(Span::millis(chance.below(2000))),
         }
     }
@@ -123,6 +126,7 @@ impl World {
             | Mood::OnlinesItself(_)
             | Mood::OutOfMetadata
             | Mood::NeedsProbe
+            | Mood::NotMovable
             | Mood::NoAgent
             | Mood::FilteredAgent(_) => until,
         };
@@ -172,6 +176,7 @@ impl World {
             | Mood::OnlinesItself(_)
             | Mood::OutOfMetadata
             | Mood::NeedsProbe
+            | Mood::NotMovable
             | Mood::NoAgent
             | Mood::FilteredAgent(_)
             | Mood::Reboots(_) => false,

@@ -27,6 +27,8 @@ pub struct World {
     pub(crate) chance: Chance,
     pub(crate) faults: Faults,
     pub(crate) events: VecDeque<Event>,
+    /// What a driver would remark on.
+    pub(crate) remarks: Vec<String>,
     log: VecDeque<String>,
 }
 
@@ -41,6 +43,7 @@ impl World {
             chance: Chance::new(0),
             faults: Faults::default(),
             events: VecDeque::new(),
+            remarks: Vec::new(),
             log: VecDeque::new(),
         }
     }

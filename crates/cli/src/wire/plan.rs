@@ -111,6 +111,7 @@ fn proof(proof: &Proof) -> &'static str {
         Proof::DimmSeen { .. } => "dimm-seen",
         Proof::DimmGone { .. } => "dimm-gone",
         Proof::BlocksOnline { .. } => "blocks-online",
+        Proof::BlocksMovable { .. } => "blocks-movable",
         Proof::BlocksOffline { .. } => "blocks-offline",
         Proof::VirtioMemSize { .. } => "virtio-mem-size",
         Proof::VirtioMemSettled { .. } => "virtio-mem-settled",

@@ -26,6 +26,7 @@ pub mod probe;
 pub mod reach;
 pub mod setup;
 mod socket;
+pub mod zones;
 
 use message::{No, Refused};
 use socket::Socket;

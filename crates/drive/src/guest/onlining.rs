@@ -1,101 +1,31 @@
-//! Memory blocks and vCPUs of a guest, put online and taken offline through its agent. Which blocks and which zone is
-//! told; nothing is chosen here. Nothing is undone here either: what was done before a refusal stays done, and the
+//! Memory blocks and vCPUs of a guest, put online and taken offline through its agent. Which blocks is told, and zones
+//! are `zones`'; nothing is chosen here. Nothing is undone here either: what was done before a refusal stays done, and the
 //! refusal says so.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use scale::observed::{GuestVcpu, MemBlock};
-use scale::plan::Zone;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::exec::{self, End, ExecError, Output};
 use super::facts::{self, VCPUS};
-use super::files::{MOST_FILES, left, write_each};
+use super::files::left;
 use super::reach::{Mute, Reach};
 use crate::ApplyError;
 
 const SET_BLOCKS: &str = "guest-set-memory-blocks";
 const SET_VCPUS: &str = "guest-set-vcpus";
-/// More than the numbers of 4096 blocks take.
-const OUTPUT: usize = 64 * 1024;
 /// The most blocks that one message names; the others are counted.
 const NAMED: usize = 8;
 
-/// Puts memory blocks online. Blocks that are online already are left as they are, in whatever zone. Asked for the
-/// movable zone, a block that the kernel does not take there (EINVAL: its default, or another zone around it, forbids
-/// it), or an agent that may not write files, falls back to the zone of the kernel's choice.
+/// Puts memory blocks online in the zone of the kernel's choice. Blocks that are online already are left as they are.
 ///
 /// # Errors
 /// `Refused` names the blocks that stay offline and the guest's reason for each.
-pub async fn online(reach: &mut Reach, blocks: &[u64], zone: Zone, until: Instant) -> Result<(), ApplyError> {
-    let mut left_over = blocks.to_vec();
-    if zone == Zone::Movable {
-        left_over = online_movable(reach, blocks, until).await?;
-    }
-    if left_over.is_empty() {
-        return Ok(());
-    }
-    let answers = set(reach, &left_over, true, left(until)).await?;
+pub(super) async fn online(reach: &mut Reach, blocks: &[u64], until: Instant) -> Result<(), ApplyError> {
+    let answers = set(reach, blocks, true, left(until)).await?;
     told("online", answers)
-}
-
-/// Writes `online_movable` to the blocks' state files; those that did not take it.
-async fn online_movable(reach: &mut Reach, blocks: &[u64], until: Instant) -> Result<Vec<u64>, ApplyError> {
-    // Three commands a block are cheap in one exchange; where each is an exchange of its own, a shell is.
-    if blocks.len() > 1
-        && reach.pays_per_command()
-        && reach.offers("guest-exec")
-        && let Some(left_over) = online_by_shell(reach, blocks, until).await?
-    {
-        return Ok(left_over);
-    }
-    let mut left_over = Vec::new();
-    for chunk in blocks.chunks(MOST_FILES) {
-        let paths: Vec<String> = chunk.iter().map(|index| state_file(*index)).collect();
-        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
-        let agent = reach.agent().await?;
-        match write_each(agent, &paths, b"online_movable", left(until)).await {
-            Ok(written) => {
-                let refused = chunk.iter().zip(written).filter(|(_, written)| written.is_err());
-                left_over.extend(refused.map(|(index, _)| *index));
-            }
-            Err(error) => return Err(reach.note(&error).into()),
-        }
-    }
-    Ok(left_over)
-}
-
-/// Has one shell in the guest do it; nothing where it has none that may be run.
-async fn online_by_shell(
-    reach: &mut Reach,
-    blocks: &[u64],
-    until: Instant,
-) -> Result<Option<Vec<u64>>, ApplyError> {
-    const SCRIPT: &str = "cd /sys/devices/system/memory && for block; do \
-                          echo online_movable > memory$block/state || echo $block; done 2> /dev/null";
-    let numbers: Vec<String> = blocks.iter().map(u64::to_string).collect();
-    let mut words = vec!["-c", SCRIPT, "sh"];
-    words.extend(numbers.iter().map(String::as_str));
-    let agent = reach.agent().await?;
-    match exec::run(agent, "/bin/sh", &words, OUTPUT, left(until)).await {
-        Ok(Output { end: End::Exit(0), stdout, is_cut: false, .. }) => {
-            let said = String::from_utf8_lossy(&stdout).into_owned();
-            Ok(Some(said.split_whitespace().filter_map(|number| number.parse().ok()).collect()))
-        }
-        // Whatever it did of it stays done, and doing it again does no harm.
-        Ok(_) => Ok(None),
-        Err(ExecError::Agent(error)) => match reach.note(&error) {
-            Mute::Refused(_) | Mute::Unasked(_) => Ok(None),
-            mute @ (Mute::Silent(_) | Mute::Unknown(_)) => Err(mute.into()),
-        },
-        Err(error @ ExecError::StillRuns { .. }) => Err(ApplyError::Unknown(error.to_string())),
-    }
-}
-
-fn state_file(index: u64) -> String {
-    format!("/sys/devices/system/memory/memory{index}/state")
 }
 
 /// Takes memory blocks offline, one after the other in the order given, each within `each` and all within `until`.
@@ -179,14 +109,20 @@ fn told(goal: &str, outcomes: Vec<(u64, Result<(), String>)>) -> Result<(), Appl
     if failed.is_empty() {
         return Ok(());
     }
-    let mut text = failed.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
-    if failed.len() > NAMED {
-        text += &format!("; and {} more", failed.len() - NAMED);
-    }
+    let mut text = named(&failed);
     if of > 1 {
         text = format!("{} of {of} memory blocks did not go {goal}: {text}", failed.len());
     }
     Err(ApplyError::Refused(text))
+}
+
+/// As many as a message can hold, the others counted.
+pub(super) fn named(blocks: &[String]) -> String {
+    let mut text = blocks.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    if blocks.len() > NAMED {
+        text += &format!("; and {} more", blocks.len() - NAMED);
+    }
+    text
 }
 
 /// What Linux means by an error number, as far as onlining and offlining give it (drivers/base/memory.c,

@@ -2,6 +2,7 @@
 //! It connects when first needed and again after the connection ended, and remembers a silence for a while, so that
 //! a guest that does not answer costs its limit once and not at every question. It interprets no answer.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,7 +27,14 @@ pub struct Reach {
     pub(super) lasting: Option<Lasting>,
     /// The size of a memory block, as it said; this too.
     pub(super) block: Option<Bytes>,
+    /// The zones of memory blocks that were taken offline through this, in Linux's words.
+    pub(super) zones: BTreeMap<u64, String>,
+    /// What there is to say of acts that were carried out otherwise than one might think.
+    remarks: Vec<String>,
 }
+
+/// More remarks than this are no news.
+const MOST_REMARKS: usize = 64;
 
 #[derive(Debug)]
 enum Way {
@@ -95,7 +103,16 @@ impl Reach {
     }
 
     fn by(way: Option<Way>, limit: Duration) -> Reach {
-        Reach { way, agent: None, silence: None, limit, lasting: None, block: None }
+        Reach {
+            way,
+            agent: None,
+            silence: None,
+            limit,
+            lasting: None,
+            block: None,
+            zones: BTreeMap::new(),
+            remarks: Vec::new(),
+        }
     }
 
     /// How long the agent may take to answer a question.
@@ -171,10 +188,22 @@ impl Reach {
         mute
     }
 
+    pub(super) fn remark(&mut self, remark: String) {
+        if self.remarks.len() < MOST_REMARKS {
+            self.remarks.push(remark);
+        }
+    }
+
+    /// What there is to say of the acts since the last time.
+    pub(crate) fn remarks(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.remarks)
+    }
+
     /// Forgets what was remembered of the guest: it has restarted.
     pub fn forget(&mut self) {
         self.lasting = None;
         self.block = None;
+        self.zones.clear();
         self.silence = None;
     }
 }

@@ -192,6 +192,10 @@ impl Hypervisor for LibvirtMachine {
         self.hand.apply(&self.monitor, &mut self.reach, act, until).await
     }
 
+    fn remarks(&mut self) -> Vec<String> {
+        self.reach.remarks()
+    }
+
     async fn watch(&mut self, until: Moment) -> Option<Event> {
         let event = match self.events.next(self.clock.instant(until)).await {
             Heard::Event(event) => meaning(event),

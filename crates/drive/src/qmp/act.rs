@@ -13,7 +13,7 @@ use super::driver::duration;
 use super::look;
 use super::monitor::Monitor;
 use crate::guest::reach::Reach;
-use crate::guest::{onlining, probe};
+use crate::guest::{onlining, probe, zones};
 use crate::{ApplyError, ObserveError};
 
 /// Where a virtio-mem device, or any device with an id, is among QEMU's objects.
@@ -199,13 +199,13 @@ pub(crate) async fn online(
     let covered = region.blocks(block);
     if region.is_whole {
         let blocks: Vec<u64> = covered.collect();
-        return onlining::online(reach, &blocks, zone, until).await;
+        return zones::online(reach, &blocks, zone, until).await;
     }
     // The guest's driver counts memory as plugged before Linux shows its block (virtio_mem_mb_add,
     // drivers/virtio/virtio_mem.c, 6.1): late ones are put online as they come.
     loop {
         let shown = look::blocks(reach).await?;
-        onlining::online(reach, &onlining::in_state(&shown, &covered, false), zone, until).await?;
+        zones::online(reach, &onlining::in_state(&shown, &covered, false), zone, until).await?;
         let there = shown.iter().filter(|shown| covered.contains(&shown.index)).count() as u64;
         if there >= region.least(block) || Instant::now() >= until {
             return Ok(());
@@ -228,6 +228,7 @@ pub(crate) async fn offline(
     let shown = look::blocks(reach).await?;
     let mut blocks = onlining::in_state(&shown, &region.blocks(block), true);
     blocks.reverse();
+    zones::remember(reach, &blocks, until).await;
     onlining::offline(reach, &blocks, each, until).await
 }
 

@@ -156,6 +156,10 @@ impl Hypervisor for QmpMachine {
         act::apply(&self.monitor, &mut self.reach, act, self.block, until).await
     }
 
+    fn remarks(&mut self) -> Vec<String> {
+        self.reach.remarks()
+    }
+
     async fn watch(&mut self, until: Moment) -> Option<Event> {
         let event = match self.events.next(self.clock.instant(until)).await {
             Heard::Event(event) => news::meaning(&event),

@@ -3,10 +3,11 @@
 use std::ops::Range;
 
 use scale::observed::{Dimm, MemBlock, VcpuState, VirtioMem, blocks_of};
-use scale::sight::{BlocksSight, DimmSight, GuestView, Look, Sight};
+use scale::sight::{BlocksSight, DimmSight, GuestView, Look, Sight, ZonesSight};
 use scale::time::Moment;
 use scale::units::Bytes;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::backends;
 use super::balloon;
@@ -15,6 +16,7 @@ use super::replies::{self, BalloonInfo, Devices, HotpluggableCpu, MemoryDevice, 
 use crate::ObserveError;
 use crate::guest::facts::{self, BLOCKS, VCPUS};
 use crate::guest::reach::{Mute, Reach};
+use crate::guest::zones;
 
 /// Answers a look. `changed` is when the last act was sent: older figures of a balloon driver say nothing of it.
 pub(crate) async fn look(
@@ -47,6 +49,13 @@ pub(crate) async fn look(
         Look::Blocks(id) => {
             let (region, shown) = tokio::join!(region(monitor, id), blocks_and_size(reach));
             Sight::Blocks(region?.map(|region| within(shown, &region)))
+        }
+        Look::Zones(id) => {
+            let (region, shown) = tokio::join!(region(monitor, id), blocks_and_size(reach));
+            match region? {
+                Some(region) => Sight::Zones(Some(in_zones(reach, within(shown, &region)).await)),
+                None => Sight::Zones(None),
+            }
         }
         Look::GuestTotal => Sight::GuestTotal(guest_total(monitor, changed).await?),
         Look::Balloon => {
@@ -141,6 +150,19 @@ fn within(shown: Result<(Vec<MemBlock>, Bytes), Mute>, region: &Region) -> Guest
             GuestView::Shows(BlocksSight { block, covers, blocks })
         }
         Err(mute) => view(mute),
+    }
+}
+
+/// The same, with the zones of those that are online.
+async fn in_zones(reach: &mut Reach, shown: GuestView<BlocksSight>) -> GuestView<ZonesSight> {
+    match shown {
+        GuestView::Shows(shown) => {
+            let online: Vec<u64> = shown.blocks.iter().filter(|b| b.online).map(|b| b.index).collect();
+            let zones = zones::zones(reach, &online, Instant::now() + reach.limit()).await;
+            GuestView::Shows(ZonesSight { shown, zones })
+        }
+        GuestView::Unasked(why) => GuestView::Unasked(why),
+        GuestView::Silent(why) => GuestView::Silent(why),
     }
 }
 

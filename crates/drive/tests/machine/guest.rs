@@ -200,38 +200,6 @@ async fn blocks_go_online_in_one_call_and_failures_are_named() {
 }
 
 #[tokio::test]
-async fn movable_is_written_to_state_files_and_what_is_not_taken_goes_online_as_the_kernel_likes() {
-    let open = |index: u64| {
-        format!(r#"guest-file-open {{"mode":"w","path":"/sys/devices/system/memory/memory{index}/state"}}"#)
-    };
-    let close = |index: u64| format!(r#"guest-file-close {{"handle":{index}}}"#);
-    let mut table = debian().with(SET, json!([outcome(41, "success", None)]));
-    for index in DIMM {
-        table = table.with(&open(index), json!(index)).with(&close(index), json!({}));
-        table = table.with(
-            &format!(r#"guest-file-write {{"buf-b64":"b25saW5lX21vdmFibGU=","handle":{index}}}"#),
-            json!({"count": 14, "eof": false}),
-        );
-    }
-    let agent = Party::play(table.clone());
-    apply(&agent, online(Zone::Movable)).await.expect("online");
-    assert!(!agent.heard_names().contains(&SET.to_owned()), "all went where they were to go");
-
-    let invalid = no("failed to close handle: Invalid argument");
-    let agent = Party::play(table.clone().without(&close(41)).then(&close(41), invalid));
-    apply(&agent, online(Zone::Movable)).await.expect("online");
-    let (command, arguments) = agent.heard().pop().expect("heard");
-    assert_eq!((command.as_str(), &arguments["mem-blks"][0]["phys-index"]), (SET, &json!(41)));
-
-    let mut forbidden =
-        debian().with(SET, DIMM.iter().map(|index| outcome(*index, "success", None)).collect());
-    for index in DIMM {
-        forbidden = forbidden.then(&open(index), no("Command guest-file-open has been disabled"));
-    }
-    apply(&Party::play(forbidden), online(Zone::Movable)).await.expect("online");
-}
-
-#[tokio::test]
 async fn blocks_go_offline_one_by_one_and_the_first_that_stays_is_named() {
     let table = debian().with(BLOCKS, shown(true)).then(SET, yes(json!([outcome(42, "success", None)])));
     let agent = Party::play(table.then(SET, yes(json!([outcome(41, "operation-failed", Some(16))]))));

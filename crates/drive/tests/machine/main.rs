@@ -7,3 +7,4 @@ mod guest;
 mod known;
 mod news;
 mod observed;
+mod zones;

@@ -259,7 +259,8 @@ impl Auditor<'_> {
             let able = self.seen.guest.heard().is_some_and(can_switch_blocks);
             self.require(able, Kind::GuestCannot, || format!("nobody can online the blocks of {device}"));
         }
-        if zone == Some(Zone::Movable) {
+        let movable = matches!(zone, Some(Zone::Movable | Zone::PreferMovable));
+        if movable {
             let able = self.seen.guest.heard().is_some_and(|h| h.can_write_files() || h.can("guest-exec"));
             self.require(able, Kind::GuestCannot, || {
                 format!("the agent cannot online {device} as movable: it has neither files nor exec")
@@ -284,7 +285,7 @@ impl Auditor<'_> {
             stick.unused_by = None;
         }
         self.ledger.gain(gained);
-        if zone != Some(Zone::Movable) {
+        if !movable {
             self.ledger.kernel_free = self.ledger.kernel_free.map(|f| f + gained);
         }
     }

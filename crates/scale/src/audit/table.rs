@@ -4,7 +4,7 @@ use super::dimms::can_switch_blocks;
 use super::disks;
 use super::{Auditor, Kind};
 use crate::observed::Observed;
-use crate::plan::{Act, Proof, Step, Strength};
+use crate::plan::{Act, Proof, Step, Strength, Zone};
 
 impl Auditor<'_> {
     pub(super) fn table(&mut self, step: &Step) {
@@ -28,7 +28,8 @@ impl Auditor<'_> {
             | Act::GrowDisk { .. }
             | Act::GrowInGuest { .. } => false,
         };
-        self.require(shows(&step.proof, &step.act, virtio_mem), Kind::WrongProof, || {
+        let holds = shows(&step.proof, &step.act, virtio_mem) && self.shows_zone(step);
+        self.require(holds, Kind::WrongProof, || {
             format!("{:?} does not show that one did {:?}", step.proof, step.act)
         });
         self.present(step);
@@ -40,6 +41,17 @@ impl Auditor<'_> {
         self.require(leads_back(&step.undo, &step.act, owed), Kind::WrongUndo, || {
             format!("{:?} is not the way back from {:?}", step.undo, step.act)
         });
+    }
+
+    /// Where a DIMM is to be movable and nothing of it was in use before, each block must show that it is.
+    fn shows_zone(&mut self, step: &Step) -> bool {
+        let Act::OnlineBlocks { device, zone } = &step.act else { return true };
+        let movable = matches!(step.proof, Proof::BlocksMovable { .. });
+        let unused = self.ledger.stick(device).is_some_and(|s| s.in_use.is_zero());
+        match zone {
+            Zone::Movable => movable || !unused,
+            Zone::Default | Zone::PreferMovable | Zone::AsBefore => !movable,
+        }
     }
 
     /// True where an act on a DIMM's blocks must be taken back if its group breaks: blocks of a DIMM that this group
@@ -95,7 +107,10 @@ fn shows(proof: &Proof, act: &Act, virtio_mem: bool) -> bool {
         (
             Act::OnlineBlocks { device, .. } | Act::AwaitOnline { device },
             Proof::BlocksOnline { device: p, whole },
-        ) => device == p && *whole != virtio_mem,
+        )
+        | (Act::OnlineBlocks { device, .. }, Proof::BlocksMovable { device: p, whole }) => {
+            device == p && *whole != virtio_mem
+        }
         (Act::AwaitOnline { .. }, Proof::GuestTotal { at_least }) => !at_least.is_zero(),
         (Act::AwaitOnline { device }, Proof::VcpuSeen { id, present }) => device == id && *present > 1,
         (Act::OfflineBlocks { device }, Proof::BlocksOffline { device: p }) => device == p,
@@ -126,12 +141,13 @@ fn strongest(proof: &Proof, seen: &Observed) -> Strength {
                 false => Strength::DeviceOnly,
             }
         }
-        Proof::DimmSeen { .. } | Proof::BlocksOnline { .. } | Proof::BlocksOffline { .. } => {
-            match heard.is_some_and(|h| h.block.is_some()) {
-                true => Strength::GuestConfirmed,
-                false => Strength::DriverConfirmed,
-            }
-        }
+        Proof::DimmSeen { .. }
+        | Proof::BlocksOnline { .. }
+        | Proof::BlocksMovable { .. }
+        | Proof::BlocksOffline { .. } => match heard.is_some_and(|h| h.block.is_some()) {
+            true => Strength::GuestConfirmed,
+            false => Strength::DriverConfirmed,
+        },
         Proof::VcpuSeen { .. } | Proof::VcpusOnline { .. } => {
             match heard.is_some_and(|h| !h.vcpus.is_empty()) {
                 true => Strength::GuestConfirmed,
@@ -174,7 +190,8 @@ fn leads_back(undo: &[Act], act: &Act, owed: bool) -> bool {
         },
         Act::OfflineBlocks { device } => match undo {
             [] => !owed,
-            [Act::OnlineBlocks { device: back, .. }] => back == device,
+            // Not into another zone than the one that a block had.
+            [Act::OnlineBlocks { device: back, zone: Zone::Default | Zone::AsBefore }] => back == device,
             _other_ways => false,
         },
         Act::ResizeVirtioMem { id, .. } => {

@@ -79,7 +79,13 @@ impl fmt::Display for Act {
                 write!(f, "tell the guest of the blocks of {device} that it has not found in {after}")
             }
             Act::OnlineBlocks { device, zone: Zone::Movable } => {
+                write!(f, "online the blocks of {device}, movable only")
+            }
+            Act::OnlineBlocks { device, zone: Zone::PreferMovable } => {
                 write!(f, "online the blocks of {device}, movable")
+            }
+            Act::OnlineBlocks { device, zone: Zone::AsBefore } => {
+                write!(f, "online the blocks of {device} as they were")
             }
             Act::OnlineBlocks { device, zone: Zone::Default } => write!(f, "online the blocks of {device}"),
             Act::OfflineBlocks { device } => write!(f, "take the blocks of {device} offline"),
@@ -108,6 +114,7 @@ impl fmt::Display for Proof {
             Proof::DimmSeen { .. } => write!(f, "the guest shows its blocks"),
             Proof::DimmGone { .. } => write!(f, "the guest let it go (DEVICE_DELETED)"),
             Proof::BlocksOnline { .. } => write!(f, "the guest shows its blocks online"),
+            Proof::BlocksMovable { .. } => write!(f, "the guest shows its blocks online and movable"),
             Proof::BlocksOffline { .. } => write!(f, "the guest shows its blocks offline"),
             Proof::VirtioMemSize { size, .. } => write!(f, "its size is {size}"),
             Proof::VirtioMemSettled { .. } => write!(f, "its size is what is requested"),

@@ -7,8 +7,8 @@
 
 use super::make::{Part, Scene, make_known, scaled, step};
 use super::place::own_prefix;
-use super::zone::Zones;
-use super::{Act, Proof, Step, Strength, Zone, vcpu};
+use super::zone::{Zones, shown_by};
+use super::{Act, Obstacle, Proof, Step, Strength, Zone, vcpu, virtio_mem};
 use crate::observed::{Dimm, DimmKind, Manager};
 use crate::wanted::Mechanism;
 use std::collections::BTreeSet;
@@ -40,10 +40,18 @@ pub(super) fn memory(scene: &Scene<'_>, parts: &[Part]) -> Part {
         } else {
             Vec::new()
         };
+        let zone = match zone(scene, dimm) {
+            Ok(zone) => zone,
+            Err(obstacle) => {
+                part.obstacles.push(obstacle);
+                continue;
+            }
+        };
+        let unused = shown.iter().all(|block| !block.online);
         let plugs = group.iter().any(|step| matches!(step.act, Act::PlugDimm { .. }));
         group.push(step(
-            Act::OnlineBlocks { device: dimm.id.clone(), zone: zone(scene, dimm) },
-            Proof::BlocksOnline { device: dimm.id.clone(), whole: true },
+            Act::OnlineBlocks { device: dimm.id.clone(), zone },
+            shown_by(zone, &dimm.id, true, unused),
             Strength::GuestConfirmed,
             scaled(limits.online, limits.online, dimm.size),
             if plugs { vec![Act::OfflineBlocks { device: dimm.id.clone() }] } else { Vec::new() },
@@ -56,7 +64,7 @@ pub(super) fn memory(scene: &Scene<'_>, parts: &[Part]) -> Part {
             continue;
         }
         part.groups.push(vec![step(
-            Act::OnlineBlocks { device: device.id.clone(), zone: Zone::Default },
+            Act::OnlineBlocks { device: device.id.clone(), zone: virtio_mem::left_over(scene) },
             Proof::BlocksOnline { device: device.id.clone(), whole: false },
             Strength::GuestConfirmed,
             scaled(limits.online, limits.online, device.size),
@@ -70,9 +78,9 @@ pub(super) fn memory(scene: &Scene<'_>, parts: &[Part]) -> Part {
 }
 
 /// The zone that the DIMM would have got when it was plugged, so that it can be removed again.
-fn zone(scene: &Scene<'_>, dimm: &Dimm) -> Zone {
+fn zone(scene: &Scene<'_>, dimm: &Dimm) -> Result<Zone, Obstacle> {
     let others = scene.seen.memory.dimm_total().saturating_sub(dimm.size);
-    Zones::new(scene, others).next(dimm.size).unwrap_or(Zone::Default)
+    Zones::new(scene, others).next(dimm.size)
 }
 
 /// True for a DIMM of ours that the guest's ACPI driver has taken in and of which the guest shows no block, while it

@@ -240,8 +240,13 @@ pub enum Act {
 pub enum Zone {
     /// As the guest's kernel chooses.
     Default,
-    /// The movable zone: removable later, of no use to the kernel itself.
+    /// The movable zone or none: removable later, of no use to the kernel itself. A block that does not go there stays
+    /// offline, and that is a refusal.
     Movable,
+    /// The movable zone where a block goes there, else as the guest's kernel chooses, which is reported.
+    PreferMovable,
+    /// Each block in the zone that it had when it was taken offline.
+    AsBefore,
 }
 
 /// The fact that shows that a step is done.
@@ -279,6 +284,13 @@ pub enum Proof {
         /// The device.
         device: String,
         /// True for a DIMM: every block that it covers must be there. False for virtio-mem: those that are there.
+        whole: bool,
+    },
+    /// The guest shows every block of the device online, each in the movable zone.
+    BlocksMovable {
+        /// The device.
+        device: String,
+        /// As for `BlocksOnline`.
         whole: bool,
     },
     /// The guest shows every block of the device offline.

@@ -5,7 +5,7 @@
 
 use super::layout::{Layout, Move};
 use super::make::{Part, Scene, delete_backend, make_known, scaled, step};
-use super::zone::Zones;
+use super::zone::{Zones, shown_by};
 use super::{Act, OWN_PREFIX, OWN_PREFIX_IN_LIBVIRT, Obstacle, Proof, Step, Strength, When, Zone};
 use crate::observed::{Backing, Dimm, Manager};
 use crate::units::Bytes;
@@ -163,8 +163,9 @@ impl<'a> Place<'a> {
         let blocks_online = Proof::BlocksOnline { device: id.clone(), whole: true };
         if footing.sets_blocks {
             let back = vec![Act::OfflineBlocks { device: id.clone() }];
+            let proof = shown_by(zone, &id, true, true);
             let act = Act::OnlineBlocks { device: id, zone };
-            return Some(step(act, blocks_online, Strength::GuestConfirmed, deadline, back));
+            return Some(step(act, proof, Strength::GuestConfirmed, deadline, back));
         }
         let await_online = Act::AwaitOnline { device: id };
         if footing.shows_blocks {
@@ -181,7 +182,7 @@ impl<'a> Place<'a> {
         let footing = &scene.footing;
         let blocks = footing.blocks_in(&dimm.blocks(footing.block));
         let online = blocks.iter().filter(|b| b.online).count() as u64;
-        let zone = if footing.chooses_zone { Zone::Movable } else { Zone::Default };
+        let zone = if footing.chooses_zone { Zone::AsBefore } else { Zone::Default };
         let back = Act::OnlineBlocks { device: dimm.id.clone(), zone };
         let (id, memdev) = (dimm.id.clone(), dimm.memdev.clone());
         let mut group = vec![

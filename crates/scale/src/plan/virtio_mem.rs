@@ -6,10 +6,11 @@
 
 use super::make::{Part, Scene, scaled, step};
 use super::resolve::Delta;
-use super::zone::Zones;
+use super::zone::{Zones, shown_by};
 use super::{Act, Obstacle, Proof, Step, Strength, When, Zone, dimm};
 use crate::observed::{VirtioMem, blocks_of};
 use crate::units::Bytes;
+use crate::wanted::ZoneWish;
 
 /// The most that is added before the guest is helped to online it.
 const CHUNK: Bytes = Bytes::gib(1);
@@ -194,7 +195,7 @@ fn grow(
     let range = blocks_of(device.addr, device.max, footing.block);
     if helped && footing.blocks_in(&range).iter().any(|b| !b.online) {
         // An earlier run was cut short here: a driver that waits for these would wait for ever.
-        part.groups.push(vec![online(scene, device, Zone::Default, device.size)]);
+        part.groups.push(vec![online(scene, device, left_over(scene), device.size)]);
     }
     let (mut at, mut requested) = (device.size, device.requested);
     while at < target {
@@ -210,10 +211,18 @@ fn grow(
     Ok(())
 }
 
+/// The zone of what an earlier run left offline.
+pub(super) fn left_over(scene: &Scene<'_>) -> Zone {
+    match scene.wanted.zone {
+        ZoneWish::Movable if scene.footing.chooses_zone => Zone::Movable,
+        ZoneWish::Movable | ZoneWish::Auto | ZoneWish::Kernel => Zone::Default,
+    }
+}
+
 fn online(scene: &Scene<'_>, device: &VirtioMem, zone: Zone, size: Bytes) -> Step {
     step(
         Act::OnlineBlocks { device: device.id.clone(), zone },
-        Proof::BlocksOnline { device: device.id.clone(), whole: false },
+        shown_by(zone, &device.id, false, device.size.is_zero()),
         Strength::GuestConfirmed,
         scaled(scene.limits.online, scene.limits.online, size),
         Vec::new(),

@@ -5,10 +5,22 @@
 //! (Documentation/admin-guide/mm/memory-hotplug.rst, Linux 6.1). All that is hot-plugged already is taken as movable.
 
 use super::make::Scene;
-use super::{Obstacle, When, Zone};
+use super::{Obstacle, Proof, When, Zone};
 use crate::observed::AutoOnline;
 use crate::units::Bytes;
 use crate::wanted::ZoneWish;
+
+/// What shows that a device's blocks went online in `zone`. Of a device that was partly in use before (`unused` is
+/// false), in whatever zone, only the blocks that come now are to be movable: those the driver answers for.
+pub(super) fn shown_by(zone: Zone, device: &str, whole: bool, unused: bool) -> Proof {
+    let device = device.to_owned();
+    match zone {
+        Zone::Movable if unused => Proof::BlocksMovable { device, whole },
+        Zone::Default | Zone::Movable | Zone::PreferMovable | Zone::AsBefore => {
+            Proof::BlocksOnline { device, whole }
+        }
+    }
+}
 
 /// The zones of what one plan adds.
 pub(super) struct Zones<'a> {
@@ -31,11 +43,12 @@ impl<'a> Zones<'a> {
         let zone = match self.scene.wanted.zone {
             ZoneWish::Movable => {
                 self.movable_only(fits)?;
-                if footing.onlines_itself() { Zone::Default } else { Zone::Movable }
+                // Without files, a guest whose own policy is movable is all that there is to rely on.
+                if footing.chooses_zone { Zone::Movable } else { Zone::Default }
             }
             ZoneWish::Auto if footing.chooses_zone && !footing.onlines_itself() => {
                 self.starved |= !fits;
-                if fits { Zone::Movable } else { Zone::Default }
+                if fits { Zone::PreferMovable } else { Zone::Default }
             }
             ZoneWish::Auto | ZoneWish::Kernel => Zone::Default,
         };

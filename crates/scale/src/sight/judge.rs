@@ -1,9 +1,12 @@
 //! What a look means for a proof: the one place where it is decided whether a step is done.
 
-use super::{BlocksSight, GuestView, Look, Sight};
+use super::{BlocksSight, GuestView, Look, Sight, ZonesSight};
 use crate::observed::{Disk, GuestVcpu, Known};
 use crate::plan::{Proof, Strength};
 use crate::units::Bytes;
+
+/// Linux's word for the movable zone (`zone_names`, mm/page_alloc.c, 6.1).
+const MOVABLE: &str = "Movable";
 
 /// What a look means for a proof.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +15,8 @@ pub enum Judgement {
     Holds(Strength),
     /// Not yet: this is missing.
     NotYet(String),
+    /// No more, however long one waits: this is in the way.
+    Never(String),
 }
 
 impl Proof {
@@ -26,6 +31,7 @@ impl Proof {
             Proof::BlocksOnline { device, .. } | Proof::BlocksOffline { device } => {
                 Look::Blocks(device.clone())
             }
+            Proof::BlocksMovable { device, .. } => Look::Zones(device.clone()),
             Proof::VirtioMemSize { id, .. } | Proof::VirtioMemSettled { id } => Look::VirtioMem(id.clone()),
             Proof::GuestTotal { .. } => Look::GuestTotal,
             Proof::BalloonAt { .. } => Look::Balloon,
@@ -62,7 +68,9 @@ impl Proof {
             ),
             (Proof::BlocksOnline { whole, .. }, Sight::Blocks(Some(view))) => blocks_online(view, *whole),
             (Proof::BlocksOffline { .. }, Sight::Blocks(Some(view))) => blocks_offline(view),
-            (Proof::BlocksOnline { .. }, Sight::Blocks(None)) => {
+            (Proof::BlocksMovable { whole, .. }, Sight::Zones(Some(view))) => blocks_movable(view, *whole),
+            (Proof::BlocksOnline { .. }, Sight::Blocks(None))
+            | (Proof::BlocksMovable { .. }, Sight::Zones(None)) => {
                 NotYet("QEMU does not list the device".into())
             }
             // What is not there has no block online: the undo of a plug that QEMU refused passes by here.
@@ -149,15 +157,43 @@ fn dimm_seen(guest: &GuestView<BlocksSight>, acknowledged: bool) -> Judgement {
     }
 }
 
+fn online(sight: &BlocksSight, whole: bool) -> Judgement {
+    let online = sight.blocks.iter().filter(|b| b.online).count() as u64;
+    let shown = sight.blocks.len() as u64;
+    let of = if whole { sight.covers } else { sight.covers.max(shown) };
+    let missing = format!("{online} of {of} memory blocks are online in the guest");
+    holds_if(online >= of, Strength::GuestConfirmed, &missing)
+}
+
+/// Once all are online, none changes its zone by itself.
+fn blocks_movable(view: &GuestView<ZonesSight>, whole: bool) -> Judgement {
+    let ZonesSight { shown, zones } = match view {
+        GuestView::Shows(sight) => sight,
+        GuestView::Unasked(why) | GuestView::Silent(why) => {
+            return Judgement::NotYet(format!("the guest does not answer ({why})"));
+        }
+    };
+    let judged = online(shown, whole);
+    if !matches!(judged, Judgement::Holds(_)) {
+        return judged;
+    }
+    let blocks = shown.blocks.iter().filter(|block| block.online);
+    let other =
+        blocks.map(|b| (b.index, zones.get(&b.index))).find(|(_, zone)| zone.is_none_or(|z| z != MOVABLE));
+    match other {
+        None => judged,
+        Some((index, Some(zone))) => Judgement::Never(format!(
+            "memory{index} is online in the zone {zone}: something in the guest put it there first"
+        )),
+        Some((index, None)) => Judgement::Never(format!(
+            "the guest does not tell the zone of memory{index}, so nothing shows that it is movable"
+        )),
+    }
+}
+
 fn blocks_online(view: &GuestView<BlocksSight>, whole: bool) -> Judgement {
     match view {
-        GuestView::Shows(sight) => {
-            let online = sight.blocks.iter().filter(|b| b.online).count() as u64;
-            let shown = sight.blocks.len() as u64;
-            let of = if whole { sight.covers } else { sight.covers.max(shown) };
-            let missing = format!("{online} of {of} memory blocks are online in the guest");
-            holds_if(online >= of, Strength::GuestConfirmed, &missing)
-        }
+        GuestView::Shows(sight) => online(sight, whole),
         GuestView::Unasked(why) | GuestView::Silent(why) => {
             Judgement::NotYet(format!("the guest does not answer ({why})"))
         }

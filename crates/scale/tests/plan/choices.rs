@@ -5,9 +5,9 @@ use crate::steps::{memory, planned, vcpus, written};
 use scale::observed::{
     AutoOnline, Backend, Balloon, BalloonStats, Dimm, DimmKind, Guest, Node, Observed, VcpuState,
 };
-use scale::plan::{Act, Plan, Proof, Strength};
+use scale::plan::{Act, Plan, Proof, Strength, Zone};
 use scale::units::Bytes;
-use scale::wanted::{Mechanism, Wanted};
+use scale::wanted::{Mechanism, Wanted, ZoneWish};
 
 fn noted(plan: &Plan, words: &str) {
     assert!(plan.notes.iter().any(|note| note.contains(words)), "'{words}' is not in {:?}", plan.notes);
@@ -227,4 +227,35 @@ fn taking_the_last_slot_is_told() {
     let plan = planned(&seen, &memory("+1G"));
     noted(&plan, "no slot is left to reach the ceiling of 17 GiB by adding");
     assert!(planned(&seen, &memory("17G")).notes.iter().all(|note| !note.contains("no slot is left")));
+}
+
+#[test]
+fn movable_by_name_is_to_be_shown_by_each_block() {
+    let movable = Wanted { zone: ZoneWish::Movable, ..memory("2G") };
+    let plan = planned(&machine(), &movable);
+    assert_eq!(written(&plan)[2], "0 online the blocks of supple-dimm0, movable only");
+    assert_eq!(plan.steps[2].proof, Proof::BlocksMovable { device: "supple-dimm0".into(), whole: true });
+    // What Supple chooses need not be.
+    let chosen = planned(&machine(), &memory("2G"));
+    assert_eq!(
+        chosen.steps[2].act,
+        Act::OnlineBlocks { device: "supple-dimm0".into(), zone: Zone::PreferMovable }
+    );
+
+    // Of a DIMM that is used in part already, in whatever zone, only the rest is insisted on.
+    let mut seen = with_dimm(machine(), "dimm0", Bytes::gib(1), 0);
+    facts(&mut seen).blocks.last_mut().expect("blocks").online = false;
+    let plan = planned(&seen, &movable);
+    assert_eq!(written(&plan), ["0 online the blocks of dimm0, movable only"]);
+    assert_eq!(plan.steps[0].proof, Proof::BlocksOnline { device: "dimm0".into(), whole: true });
+}
+
+#[test]
+fn what_a_guest_keeps_comes_back_as_it_was() {
+    let seen = with_dimm(machine(), "a", Bytes::gib(1), 0);
+    let back = |seen: &Observed| planned(seen, &memory("1G")).steps[0].undo.clone();
+    assert_eq!(back(&seen), [Act::OnlineBlocks { device: "a".into(), zone: Zone::AsBefore }]);
+    let mut seen = seen;
+    facts(&mut seen).commands.retain(|c| !c.starts_with("guest-file"));
+    assert_eq!(back(&seen), [Act::OnlineBlocks { device: "a".into(), zone: Zone::Default }]);
 }

@@ -5,7 +5,7 @@ use drive::resize::{Party, Progress, ResizeError, observe, resize};
 use drive::{ApplyError, Hypervisor, ObserveError};
 use scale::history::History;
 use scale::limits::Limits;
-use scale::observed::{Observed, VcpuState};
+use scale::observed::{Backing, Observed, VcpuState};
 use scale::plan::{Act, OWN_PREFIX, Plan, Sizes};
 use scale::report::{Report, Verdict};
 use scale::run::Record;
@@ -68,6 +68,28 @@ impl Stage {
     pub(crate) fn observe(&mut self) -> Observed {
         let seen = finish(observe(&mut self.world.connect(), self.journal.history()));
         seen.expect("links do not wait").expect("QEMU is there")
+    }
+
+    /// Somebody else plugs a DIMM of 1 GiB, and brings it into use in nobody's guest.
+    pub(crate) fn plug_by_hand(&mut self, id: &str, slot: u32) {
+        let memdev = format!("mem-{id}");
+        let plug = Act::PlugDimm {
+            id: id.to_owned(),
+            memdev: memdev.clone(),
+            brings: None,
+            slot,
+            node: 0,
+            addr: None,
+        };
+        for act in [Act::CreateBackend { memdev, size: Bytes::gib(1), backing: Backing::Ram }, plug] {
+            let sent = finish(async {
+                let mut link = self.world.connect();
+                let until = link.now() + Span::secs(30);
+                link.apply(&act, until).await
+            });
+            sent.expect("links do not wait").expect("taken");
+        }
+        self.world.pass(Span::secs(1));
     }
 
     /// Applies again and again, as a user does who is told to wait, until it is proven. Gives the last report.
@@ -232,6 +254,10 @@ impl Hypervisor for Mortal<'_> {
         let answer = self.link.apply(act, until).await;
         self.fuse.boundary().await;
         answer
+    }
+
+    fn remarks(&mut self) -> Vec<String> {
+        self.link.remarks()
     }
 
     async fn watch(&mut self, until: Moment) -> Option<Event> {

@@ -1,14 +1,12 @@
 //! Kernels with `probe`: those that need to be told of plugged memory, and those that find it by themselves.
 
 use crate::harness::{Stage, both, memory};
-use drive::Hypervisor;
 use drive::journal::Journal;
-use scale::observed::Backing;
-use scale::plan::{Act, Strength};
+use scale::plan::Strength;
 use scale::report::{Report, Verdict};
 use scale::time::Span;
 use scale::units::Bytes;
-use sim::{Mood, World, finish};
+use sim::{Mood, World};
 
 fn told(stage: &Stage) -> usize {
     stage.world.log().filter(|line| line.contains("told of memory block")).count()
@@ -57,19 +55,7 @@ fn a_kernel_that_finds_memory_by_itself_is_told_nothing() {
 #[test]
 fn a_dimm_that_somebody_else_plugged_is_made_known() {
     let mut stage = Stage::new(World::small().with(Mood::NeedsProbe));
-    let (memdev, size) = ("theirs".to_owned(), Bytes::gib(1));
-    let acts = [
-        Act::CreateBackend { memdev: memdev.clone(), size, backing: Backing::Ram },
-        Act::PlugDimm { id: "dimm7".into(), memdev, brings: None, slot: 7, node: 0, addr: None },
-    ];
-    for act in acts {
-        let sent = finish(async {
-            let mut link = stage.world.connect();
-            let until = link.now() + Span::secs(30);
-            link.apply(&act, until).await
-        });
-        sent.expect("links do not wait").expect("taken");
-    }
+    stage.plug_by_hand("dimm7", 7);
     // One block is known already: it is left as it is.
     stage.world.write_probe(4 << 30).expect("taken");
     let report = granted(&mut stage, Bytes::gib(2));

@@ -8,3 +8,4 @@ mod harness;
 mod known;
 mod stale;
 mod willing;
+mod zones;

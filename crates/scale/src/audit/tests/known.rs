@@ -38,7 +38,7 @@ fn mended() -> (Observed, Plan) {
     let online = dimm_added(1, "1", 1, None, Bytes::gib(1)).remove(2);
     let id = "supple-dimm-0".to_owned();
     let online = Step {
-        act: Act::OnlineBlocks { device: id.clone(), zone: Zone::Movable },
+        act: Act::OnlineBlocks { device: id.clone(), zone: Zone::PreferMovable },
         proof: Proof::BlocksOnline { device: id.clone(), whole: true },
         undo: vec![],
         ..online

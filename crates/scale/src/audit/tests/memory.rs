@@ -235,7 +235,7 @@ fn attached() -> (Observed, Plan) {
     };
     steps[0].proof = Proof::DimmSeen { id: id.clone() };
     steps[0].undo = vec![Act::UnplugDimm { id: id.clone(), memdev, slot: 1 }];
-    steps[1].act = Act::OnlineBlocks { device: id.clone(), zone: Zone::Movable };
+    steps[1].act = Act::OnlineBlocks { device: id.clone(), zone: Zone::PreferMovable };
     steps[1].proof = Proof::BlocksOnline { device: id.clone(), whole: true };
     steps[1].undo = vec![Act::OfflineBlocks { device: id }];
     let plan = plan(&seen, Bytes::gib(4), 2, steps);

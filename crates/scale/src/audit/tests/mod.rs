@@ -127,7 +127,7 @@ fn dimm_added(group: u32, name: &str, slot: u32, addr: Option<u64>, size: Bytes)
         ),
         step(
             group,
-            Act::OnlineBlocks { device: id.clone(), zone: Zone::Movable },
+            Act::OnlineBlocks { device: id.clone(), zone: Zone::PreferMovable },
             Proof::BlocksOnline { device: id.clone(), whole: true },
             Strength::GuestConfirmed,
             vec![Act::OfflineBlocks { device: id }],
@@ -144,7 +144,7 @@ fn dimm_removed(group: u32) -> Vec<Step> {
             Act::OfflineBlocks { device: id.clone() },
             Proof::BlocksOffline { device: id.clone() },
             Strength::GuestConfirmed,
-            vec![Act::OnlineBlocks { device: id.clone(), zone: Zone::Movable }],
+            vec![Act::OnlineBlocks { device: id.clone(), zone: Zone::AsBefore }],
         ),
         step(
             group,

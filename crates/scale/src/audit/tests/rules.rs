@@ -211,6 +211,32 @@ fn a_proof_that_shows_something_else_is_found() {
 }
 
 #[test]
+fn a_zone_that_nothing_shows_is_found() {
+    let (device, whole) = ("supple-dimm-1".to_owned(), true);
+    let insisted = |p: &mut Plan| {
+        p.steps[2].act = Act::OnlineBlocks { device: "supple-dimm-1".into(), zone: Zone::Movable }
+    };
+    found(growth, |_, p| insisted(p), &[Kind::WrongProof]);
+    let proof = Proof::BlocksMovable { device, whole };
+    let shown = proof.clone();
+    found(
+        growth,
+        |_, p| {
+            insisted(p);
+            p.steps[2].proof = shown;
+        },
+        &[],
+    );
+    found(growth, |_, p| p.steps[2].proof = proof, &[Kind::WrongProof]);
+}
+
+#[test]
+fn a_way_back_into_another_zone_is_found() {
+    let movable = Act::OnlineBlocks { device: "supple-dimm-0".into(), zone: Zone::PreferMovable };
+    found(shrinking, |_, p| p.steps[0].undo = vec![movable], &[Kind::WrongUndo]);
+}
+
+#[test]
 fn a_proof_that_promises_too_much_is_found() {
     found(growth, |_, p| p.steps[0].strength = Strength::GuestConfirmed, &[Kind::Overclaimed]);
     found(stretching, |_, p| p.steps[0].strength = Strength::GuestConfirmed, &[Kind::Overclaimed]);

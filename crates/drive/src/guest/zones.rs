@@ -1,0 +1,246 @@
+//! Memory blocks put online in a zone of one's choice, through the files of the guest's kernel: the agent's own command
+//! knows no zones. A zone that was insisted on is never replaced by another; where one is replaced, that is remarked on.
+
+use std::collections::BTreeMap;
+
+use scale::plan::Zone;
+use tokio::time::Instant;
+
+use super::exec::{self, End, ExecError, Output};
+use super::facts::{self, BLOCKS};
+use super::files::{MOST_FILES, left, read_each, write_each};
+use super::onlining::{self, named};
+use super::reach::{Mute, Reach};
+use crate::ApplyError;
+use crate::wire::shown;
+use serde_json::Value;
+
+/// More than the numbers of 4096 blocks take, each with a zone or a reason.
+const OUTPUT: usize = 256 * 1024;
+/// The longest content of `valid_zones`: the names of two zones and then some.
+const ZONES: usize = 64;
+
+/// The zone that Linux calls so.
+const MOVABLE: &str = "Movable";
+
+/// Puts memory blocks online in `zone`. Blocks that are online already are left as they are, in whatever zone.
+///
+/// # Errors
+/// `Refused` names the blocks that stay offline and the guest's reason for each.
+pub async fn online(reach: &mut Reach, blocks: &[u64], zone: Zone, until: Instant) -> Result<(), ApplyError> {
+    match zone {
+        Zone::Default => onlining::online(reach, blocks, until).await,
+        Zone::Movable => movable_only(reach, blocks, until).await,
+        Zone::PreferMovable => {
+            let refused = write_states(reach, blocks, "online_movable", until).await?;
+            instead(reach, &numbers(&refused), &BTreeMap::new(), until).await
+        }
+        Zone::AsBefore => as_before(reach, blocks, until).await,
+    }
+}
+
+async fn movable_only(reach: &mut Reach, blocks: &[u64], until: Instant) -> Result<(), ApplyError> {
+    let refused = write_states(reach, blocks, "online_movable", until).await?;
+    if refused.is_empty() {
+        return Ok(());
+    }
+    // A block that somebody else put online refuses, too: whether in the right zone is for the proof to tell.
+    let online = online_now(reach, &numbers(&refused)).await?;
+    let remaining: Vec<String> = refused
+        .iter()
+        .filter(|(index, _)| !online.contains(index))
+        .map(|(index, why)| format!("memory{index}: {why}"))
+        .collect();
+    if remaining.is_empty() {
+        return Ok(());
+    }
+    Err(ApplyError::Refused(format!(
+        "{} of {} memory blocks do not go online as movable: {}",
+        remaining.len(),
+        blocks.len(),
+        named(&remaining)
+    )))
+}
+
+/// Each block in the zone that it had when it was taken offline; movable, where that is not known.
+async fn as_before(reach: &mut Reach, blocks: &[u64], until: Instant) -> Result<(), ApplyError> {
+    let was_kernel = |index: &&u64| reach.zones.get(index).is_some_and(|zone| zone != MOVABLE);
+    let (kernel, movable): (Vec<&u64>, Vec<&u64>) = blocks.iter().partition(was_kernel);
+    let mut refused = Vec::new();
+    for (blocks, word) in [(movable, "online_movable"), (kernel, "online_kernel")] {
+        let blocks: Vec<u64> = blocks.into_iter().copied().collect();
+        refused.extend(numbers(&write_states(reach, &blocks, word, until).await?));
+    }
+    refused.sort_unstable();
+    let wanted = reach.zones.clone();
+    instead(reach, &refused, &wanted, until).await
+}
+
+/// Puts what did not go where it was to go online in the zone of the kernel's choice, and says so. `wanted` are the zones
+/// where they were to go; the movable zone, where there is none.
+async fn instead(
+    reach: &mut Reach,
+    blocks: &[u64],
+    wanted: &BTreeMap<u64, String>,
+    until: Instant,
+) -> Result<(), ApplyError> {
+    if blocks.is_empty() {
+        return Ok(());
+    }
+    onlining::online(reach, blocks, until).await?;
+    let zones = zones(reach, blocks, until).await;
+    let mut elsewhere = BTreeMap::<(&str, &str), Vec<String>>::new();
+    for index in blocks {
+        let zone = zones.get(index).map_or("a zone that the guest does not tell", String::as_str);
+        let wanted = wanted.get(index).map_or(MOVABLE, String::as_str);
+        if zone != wanted {
+            elsewhere.entry((zone, wanted)).or_default().push(format!("memory{index}"));
+        }
+    }
+    for ((zone, wanted), blocks) in elsewhere {
+        let stays = if wanted == MOVABLE { ", which may not come out again" } else { "" };
+        let count = match blocks.len() {
+            1 => "1 memory block is".to_owned(),
+            more => format!("{more} memory blocks are"),
+        };
+        reach.remark(format!("{count} online in {zone} and not in {wanted}{stays}: {}", named(&blocks)));
+    }
+    Ok(())
+}
+
+/// Takes note of the zones of blocks that are online and about to be taken offline. What cannot be read is not known.
+pub(crate) async fn remember(reach: &mut Reach, blocks: &[u64], until: Instant) {
+    let zones = zones(reach, blocks, until).await;
+    for index in blocks {
+        reach.zones.remove(index);
+    }
+    reach.zones.extend(zones);
+}
+
+/// The zones of blocks that are online, as far as the guest tells: the first word of `valid_zones`
+/// (drivers/base/memory.c, 3.18 to 6.12).
+pub(crate) async fn zones(reach: &mut Reach, blocks: &[u64], until: Instant) -> BTreeMap<u64, String> {
+    const SCRIPT: &str = "cd /sys/devices/system/memory && for block; do \
+                          read zone rest < memory$block/valid_zones && echo $block $zone; done 2> /dev/null; :";
+    if blocks.is_empty() {
+        return BTreeMap::new();
+    }
+    if let Ok(Some(said)) = by_shell(reach, SCRIPT, blocks, until).await {
+        return said.into_iter().collect();
+    }
+    let mut zones = BTreeMap::new();
+    for chunk in blocks.chunks(MOST_FILES) {
+        let paths: Vec<String> = chunk.iter().map(|index| file(*index, "valid_zones")).collect();
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        let Ok(agent) = reach.agent().await else { break };
+        match read_each(agent, &paths, ZONES, left(until)).await {
+            Ok(files) => zones.extend(chunk.iter().zip(files).filter_map(|(index, content)| {
+                let content = String::from_utf8_lossy(&content.ok()?).into_owned();
+                Some((*index, shown(content.split_whitespace().next()?)))
+            })),
+            Err(error) => {
+                reach.note(&error);
+                break;
+            }
+        }
+    }
+    zones
+}
+
+/// Writes a word to the blocks' state files; those that did not take it, and why.
+async fn write_states(
+    reach: &mut Reach,
+    blocks: &[u64],
+    word: &'static str,
+    until: Instant,
+) -> Result<Vec<(u64, String)>, ApplyError> {
+    let script = format!(
+        "cd /sys/devices/system/memory && for block; do why=$( {{ echo {word} > memory$block/state; }} 2>&1 ) || \
+         echo $block ${{why##*: }}; done"
+    );
+    if let Some(refused) = by_shell(reach, &script, blocks, until).await? {
+        return Ok(refused);
+    }
+    let mut refused = Vec::new();
+    for chunk in blocks.chunks(MOST_FILES) {
+        let paths: Vec<String> = chunk.iter().map(|index| file(*index, "state")).collect();
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        let agent = reach.agent().await?;
+        match write_each(agent, &paths, word.as_bytes(), left(until)).await {
+            Ok(written) => refused.extend(
+                chunk.iter().zip(written).filter_map(|(index, done)| Some((*index, done.err()?.to_string()))),
+            ),
+            Err(error) => return Err(reach.note(&error).into()),
+        }
+    }
+    Ok(refused)
+}
+
+/// Has one shell in the guest see to all blocks, and takes the lines that it says of some; nothing where three commands a
+/// block are cheaper (they share one exchange), or there is no shell that may be run.
+async fn by_shell(
+    reach: &mut Reach,
+    script: &str,
+    blocks: &[u64],
+    until: Instant,
+) -> Result<Option<Vec<(u64, String)>>, ApplyError> {
+    if blocks.len() < 2 || !reach.pays_per_command() || !reach.offers("guest-exec") {
+        return Ok(None);
+    }
+    let numbers: Vec<String> = blocks.iter().map(u64::to_string).collect();
+    let mut words = vec!["-c", script, "sh"];
+    words.extend(numbers.iter().map(String::as_str));
+    let agent = reach.agent().await?;
+    match exec::run(agent, "/bin/sh", &words, OUTPUT, left(until)).await {
+        Ok(Output { end: End::Exit(0), stdout, is_cut: false, .. }) => {
+            Ok(Some(lines(&String::from_utf8_lossy(&stdout))))
+        }
+        // Whatever it did of it stays done, and doing it again does no harm.
+        Ok(_) => Ok(None),
+        Err(ExecError::Agent(error)) => match reach.note(&error) {
+            Mute::Refused(_) | Mute::Unasked(_) => Ok(None),
+            mute @ (Mute::Silent(_) | Mute::Unknown(_)) => Err(mute.into()),
+        },
+        Err(error @ ExecError::StillRuns { .. }) => Err(ApplyError::Unknown(error.to_string())),
+    }
+}
+
+/// Lines of a block's number and a text.
+fn lines(said: &str) -> Vec<(u64, String)> {
+    let line = |line: &str| {
+        let (number, text) =
+            line.trim().split_once(' ').unwrap_or((line.trim(), "the guest does not say why"));
+        Some((number.parse().ok()?, shown(text)))
+    };
+    said.lines().filter_map(line).collect()
+}
+
+/// Which of these blocks the guest shows online.
+async fn online_now(reach: &mut Reach, blocks: &[u64]) -> Result<Vec<u64>, Mute> {
+    let limit = reach.limit();
+    let answer = reach.call(BLOCKS, Value::Null, limit).await?;
+    let all = facts::blocks(&answer).map_err(|error| Mute::of(&error))?;
+    Ok(all.iter().filter(|b| b.online && blocks.contains(&b.index)).map(|b| b.index).collect())
+}
+
+fn numbers(refused: &[(u64, String)]) -> Vec<u64> {
+    refused.iter().map(|(index, _)| *index).collect()
+}
+
+fn file(index: u64, name: &str) -> String {
+    format!("/sys/devices/system/memory/memory{index}/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_shell_says_of_blocks_is_read_and_cannot_steer_a_terminal() {
+        let said = "32 Invalid argument\n33\nnonsense\n34 \u{1b}[2J\n";
+        let read = lines(said);
+        assert_eq!(read[0], (32, "Invalid argument".to_owned()));
+        assert_eq!(read[1].0, 33);
+        assert!(read.len() == 3 && !read[2].1.contains('\u{1b}'), "{read:?}");
+    }
+}
