@@ -96,7 +96,9 @@ impl World {
             }
             Act::OfflineBlocks { device } => {
                 let blocks = self.said_blocks(device).unwrap_or_default();
-                self.each_block(&blocks, until, pace::OFFLINE, World::offline_block)
+                self.each_block(&blocks, until, pace::OFFLINE, |world, index| {
+                    world.empties_in_time(index, until)
+                })
             }
             Act::OnlineVcpus { count } => {
                 self.online_vcpus_up_to(*count as usize);
@@ -158,6 +160,20 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Takes a block offline, asked for a few times as a driver does.
+    fn empties_in_time(&mut self, index: u64, until: Moment) -> Result<(), &'static str> {
+        let mut pause = pace::BUSY;
+        for _ in 1..pace::BUSY_TRIES {
+            let answer = self.offline_block(index);
+            if answer.is_ok() || self.clock.now + pause > until {
+                return answer;
+            }
+            self.pass(pause);
+            pause = pause.times(2).min(pace::BUSY_MAX);
+        }
+        self.offline_block(index)
     }
 
     fn online_vcpus_up_to(&mut self, count: usize) {

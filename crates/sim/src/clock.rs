@@ -23,6 +23,10 @@ pub(crate) mod pace {
     pub(crate) const ONLINE: Span = Span::millis(4);
     /// Emptying one block.
     pub(crate) const OFFLINE: Span = Span::millis(10);
+    /// How often a driver asks for a block that is busy, and its pauses.
+    pub(crate) const BUSY_TRIES: u32 = 8;
+    pub(crate) const BUSY: Span = Span::millis(50);
+    pub(crate) const BUSY_MAX: Span = Span::secs(1);
     /// How much virtio-mem or the balloon moves at once, and how long that takes.
     pub(crate) const CHUNK: Bytes = Bytes::mib(128);
     pub(crate) const PER_CHUNK: Span = Span::millis(15);

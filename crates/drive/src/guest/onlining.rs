@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use scale::observed::{GuestVcpu, MemBlock};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::facts::{self, VCPUS};
 use super::files::left;
@@ -16,6 +16,12 @@ use crate::ApplyError;
 
 const SET_BLOCKS: &str = "guest-set-memory-blocks";
 const SET_VCPUS: &str = "guest-set-vcpus";
+/// How often one block is asked for that is busy, and the pauses in between: from the first, doubled up to the last.
+const TRIES: u32 = 8;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+/// Error numbers that may pass: EINTR, EAGAIN, EBUSY.
+const PASSES: [i64; 3] = [4, 11, 16];
 /// The most blocks that one message names; the others are counted.
 const NAMED: usize = 8;
 
@@ -28,8 +34,9 @@ pub(super) async fn online(reach: &mut Reach, blocks: &[u64], until: Instant) ->
     told("online", answers)
 }
 
-/// Takes memory blocks offline, one after the other in the order given, each within `each` and all within `until`.
-/// It stops at the first block that the guest does not let go: those before it are offline then.
+/// Takes memory blocks offline, one after the other in the order given, each within `each` and all within `until`. A
+/// block that is busy is asked for again a few times. It stops at the first block that the guest does not let go: those
+/// before it are offline then.
 ///
 /// # Errors
 /// `Refused` says which block and why; `Unknown` which block gave no answer in time.
@@ -40,12 +47,12 @@ pub async fn offline(
     until: Instant,
 ) -> Result<(), ApplyError> {
     for (done, index) in blocks.iter().enumerate() {
-        let limit = each.min(left(until));
+        let until = until.min(Instant::now() + each);
         let progress = format!("{done} of {} memory blocks are offline", blocks.len());
-        if limit.is_zero() {
+        if left(until).is_zero() {
             return Err(ApplyError::Refused(format!("no time left: {progress}")));
         }
-        match set(reach, &[*index], false, limit).await {
+        match patiently(reach, *index, until).await {
             Ok(answers) => told("offline", answers).map_err(|error| with(error, &progress))?,
             Err(Mute::Unknown(why)) => {
                 return Err(ApplyError::Unknown(format!("memory{index}: {why} ({progress})")));
@@ -56,10 +63,47 @@ pub async fn offline(
     Ok(())
 }
 
+/// Takes one block offline. Linux moves what is in it elsewhere, and gives up with EBUSY on a page that somebody holds:
+/// often for a moment only (offline_pages, mm/memory_hotplug.c, 2.6.32 to 6.12).
+async fn patiently(
+    reach: &mut Reach,
+    index: u64,
+    until: Instant,
+) -> Result<Vec<(u64, Result<(), No>)>, Mute> {
+    let mut pause = FIRST_PAUSE;
+    for _ in 1..TRIES {
+        let answers = set(reach, &[index], false, left(until)).await?;
+        if !matches!(answers.as_slice(), [(_, Err(No { passes: true, .. }))]) || left(until) <= pause {
+            return Ok(answers);
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+    let mut answers = set(reach, &[index], false, left(until)).await?;
+    if let [(_, Err(No { why, passes: true }))] = answers.as_mut_slice() {
+        why.push_str(&format!(", asked {TRIES} times"));
+    }
+    Ok(answers)
+}
+
 fn with(error: ApplyError, progress: &str) -> ApplyError {
     match error {
         ApplyError::Refused(why) => ApplyError::Refused(format!("{why} ({progress})")),
         ApplyError::Unknown(why) => ApplyError::Unknown(format!("{why} ({progress})")),
+    }
+}
+
+/// Why a block stays as it is.
+#[derive(Debug, PartialEq, Eq)]
+struct No {
+    why: String,
+    /// True where it may pass: asked again, the guest may say yes.
+    passes: bool,
+}
+
+impl No {
+    fn for_good(why: &str) -> No {
+        No { why: why.to_owned(), passes: false }
     }
 }
 
@@ -69,7 +113,7 @@ async fn set(
     blocks: &[u64],
     online: bool,
     limit: Duration,
-) -> Result<Vec<(u64, Result<(), String>)>, Mute> {
+) -> Result<Vec<(u64, Result<(), No>)>, Mute> {
     let wanted: Vec<Value> =
         blocks.iter().map(|index| json!({ "phys-index": index, "online": online })).collect();
     let answer = reach.call(SET_BLOCKS, json!({ "mem-blks": wanted }), limit).await?;
@@ -77,7 +121,7 @@ async fn set(
 }
 
 /// What `guest-set-memory-blocks` answered for each block that was asked for.
-fn outcomes(blocks: &[u64], answer: &Value) -> Vec<(u64, Result<(), String>)> {
+fn outcomes(blocks: &[u64], answer: &Value) -> Vec<(u64, Result<(), No>)> {
     let items = answer.as_array().map(Vec::as_slice).unwrap_or_default();
     let by_index: BTreeMap<u64, &Value> = items
         .iter()
@@ -85,26 +129,28 @@ fn outcomes(blocks: &[u64], answer: &Value) -> Vec<(u64, Result<(), String>)> {
         .filter_map(|item| Some((item.get("phys-index")?.as_u64()?, item)))
         .collect();
     let outcome = |index: &u64| {
-        let Some(item) = by_index.get(index) else { return Err("the agent says nothing of it".to_owned()) };
+        let Some(item) = by_index.get(index) else {
+            return Err(No::for_good("the agent says nothing of it"));
+        };
         match item.get("response").and_then(Value::as_str) {
             Some("success") => Ok(()),
-            Some("not-found") => Err("the guest has no such memory block".to_owned()),
-            Some("operation-not-supported") => Err("the guest's kernel cannot do that".to_owned()),
-            Some(_) | None => Err(item
-                .get("error-code")
-                .and_then(Value::as_i64)
-                .map_or_else(|| "the guest's kernel failed and does not say why".to_owned(), errno_text)),
+            Some("not-found") => Err(No::for_good("the guest has no such memory block")),
+            Some("operation-not-supported") => Err(No::for_good("the guest's kernel cannot do that")),
+            Some(_) | None => Err(item.get("error-code").and_then(Value::as_i64).map_or_else(
+                || No::for_good("the guest's kernel failed and does not say why"),
+                |code| No { why: errno_text(code), passes: PASSES.contains(&code) },
+            )),
         }
     };
     blocks.iter().map(|index| (*index, outcome(index))).collect()
 }
 
 /// The refusal that names every failure, as far as a message can hold them.
-fn told(goal: &str, outcomes: Vec<(u64, Result<(), String>)>) -> Result<(), ApplyError> {
+fn told(goal: &str, outcomes: Vec<(u64, Result<(), No>)>) -> Result<(), ApplyError> {
     let of = outcomes.len();
     let failed: Vec<String> = outcomes
         .into_iter()
-        .filter_map(|(index, outcome)| Some(format!("memory{index}: {}", outcome.err()?)))
+        .filter_map(|(index, outcome)| Some(format!("memory{index}: {}", outcome.err()?.why)))
         .collect();
     if failed.is_empty() {
         return Ok(());

@@ -1,5 +1,7 @@
 //! What the driver makes of the guest's side: facts, nonsense, silence, and memory blocks that do as they like.
 
+use std::time::Duration;
+
 use drive::{ApplyError, Hypervisor};
 use scale::observed::{AutoOnline, Guest, GuestFacts, MemBlock};
 use scale::plan::{Act, Zone};
@@ -202,10 +204,43 @@ async fn blocks_go_online_in_one_call_and_failures_are_named() {
 #[tokio::test]
 async fn blocks_go_offline_one_by_one_and_the_first_that_stays_is_named() {
     let table = debian().with(BLOCKS, shown(true)).then(SET, yes(json!([outcome(42, "success", None)])));
-    let agent = Party::play(table.then(SET, yes(json!([outcome(41, "operation-failed", Some(16))]))));
+    let agent = Party::play(table.then(SET, yes(json!([outcome(41, "operation-failed", Some(22))]))));
     let why = refused(apply(&agent, offline()).await);
-    assert_eq!(why, "memory41: Device or resource busy (1 of 3 memory blocks are offline)");
+    assert_eq!(why, "memory41: Invalid argument (1 of 3 memory blocks are offline)");
     assert_eq!(agent.heard_names().iter().filter(|name| *name == SET).count(), 2, "it stops there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_block_that_is_busy_for_a_moment_is_asked_for_again() {
+    let busy = |code| yes(json!([outcome(42, "operation-failed", Some(code))]));
+    let mut table =
+        debian().with(BLOCKS, shown(true)).then(SET, busy(16)).then(SET, busy(11)).then(SET, busy(4));
+    for index in [42, 41, 40] {
+        table = table.then(SET, yes(json!([outcome(index, "success", None)])));
+    }
+    let agent = Party::play(table);
+    apply(&agent, offline()).await.expect("offline");
+    let asked: Vec<Value> = agent
+        .heard()
+        .into_iter()
+        .filter(|(name, _)| name == SET)
+        .map(|(_, a)| a["mem-blks"][0].clone())
+        .collect();
+    let indices: Vec<u64> = asked.iter().filter_map(|block| block["phys-index"].as_u64()).collect();
+    assert_eq!(indices, [42, 42, 42, 42, 41, 40]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_block_that_stays_busy_is_given_up_in_its_time() {
+    let agent = Party::play(
+        debian().with(BLOCKS, shown(true)).with(SET, json!([outcome(42, "operation-failed", Some(16))])),
+    );
+    let start = tokio::time::Instant::now();
+    let why = refused(apply(&agent, offline()).await);
+    assert_eq!(why, "memory42: Device or resource busy, asked 8 times (0 of 3 memory blocks are offline)");
+    assert_eq!(agent.heard_names().iter().filter(|name| *name == SET).count(), 8);
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(3) && took < Duration::from_secs(10), "{took:?}");
 }
 
 #[tokio::test]

@@ -52,6 +52,16 @@ fn a_guest_that_refuses_keeps_all_it_has() {
 }
 
 #[test]
+fn a_guest_that_is_busy_for_a_moment_is_given_that_moment() {
+    let mut stage = with_gib(2);
+    stage.world.put_for(Span::secs(2), Mood::Refuses(Pinned::All));
+    let wanted = memory(Bytes::gib(1));
+    let report = stage.apply(&wanted).expect("granted");
+    assert_eq!(report.verdict, Verdict::Proven, "{report:#?}\n{}", stage.past());
+    stage.assert_clean(&wanted);
+}
+
+#[test]
 fn a_guest_that_keeps_one_dimm_gives_up_another() {
     let stage = with_gib(3);
     let dimms: Vec<String> = stage.world.dimms().iter().map(|id| (*id).to_owned()).collect();
