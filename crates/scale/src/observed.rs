@@ -8,7 +8,7 @@ mod disk;
 mod nic;
 
 pub use disk::{Disk, DiskBus, GuestDisk, Layer, LayerKind, Lies, Pool};
-pub use nic::{IpRate, Nic, RateGrain};
+pub use nic::{GuestInterface, IpRate, Nic, RateGrain};
 
 use crate::setting::{CpuPower, Setting};
 use crate::time::Moment;
@@ -531,6 +531,9 @@ pub struct GuestFacts {
     /// Which of the programs that grow what lies on a disk the guest has; empty where it was not looked for.
     #[serde(default)]
     pub tools: BTreeSet<crate::disk::Tool>,
+    /// Its network interfaces that have a MAC address; empty where the agent cannot say.
+    #[serde(default)]
+    pub interfaces: Vec<GuestInterface>,
 }
 
 impl GuestFacts {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use scale::observed::{AutoOnline, Guest, GuestFacts, GuestVcpu, MemBlock, MemInfo};
+use scale::observed::{AutoOnline, Guest, GuestFacts, GuestInterface, GuestVcpu, MemBlock, MemInfo};
 use scale::units::Bytes;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -17,6 +17,8 @@ use crate::wire::shown;
 pub const MOST_BLOCKS: usize = 65_536;
 /// The most vCPUs; QEMU's own limit is 4096 (q35, 10.0).
 pub const MOST_VCPUS: usize = 16_384;
+/// The most network interfaces, and the most addresses of one.
+const MOST_INTERFACES: usize = 1024;
 /// The most commands; agents have about 60.
 const MOST_COMMANDS: usize = 1024;
 /// The longest text that a guest may say of itself, in characters.
@@ -31,6 +33,7 @@ const BLOCK_INFO: &str = "guest-get-memory-block-info";
 pub(crate) const BLOCKS: &str = "guest-get-memory-blocks";
 /// Lists the vCPUs.
 pub(crate) const VCPUS: &str = "guest-get-vcpus";
+const INTERFACES: &str = "guest-network-get-interfaces";
 const MEMINFO: &str = "/proc/meminfo";
 const AUTO_ONLINE: &str = "/sys/devices/system/memory/auto_online_blocks";
 
@@ -81,7 +84,7 @@ async fn ask(
     until: Instant,
 ) -> Result<(Lasting, GuestFacts), AgentError> {
     let files = [MEMINFO, AUTO_ONLINE];
-    let mut calls = vec![(BLOCKS, Value::Null), (VCPUS, Value::Null)];
+    let mut calls = vec![(BLOCKS, Value::Null), (VCPUS, Value::Null), (INTERFACES, Value::Null)];
     calls.extend(files.iter().map(|path| open_call(path, "r")));
     if known.is_none() {
         calls.extend([INFO, OS, BLOCK_INFO].map(|command| (command, Value::Null)));
@@ -92,6 +95,7 @@ async fn ask(
     let mut next = || answers.next().unwrap_or(Ok(Value::Null));
     let blocks = offered(next())?.map_or(Ok(Vec::new()), |value| blocks(&value))?;
     let vcpus = offered(next())?.map_or(Ok(Vec::new()), |value| vcpus(&value))?;
+    let interfaces = offered(next())?.map_or(Ok(Vec::new()), |value| interfaces(&value))?;
     let opened: Vec<_> = files.iter().map(|path| (*path, next().and_then(handle))).collect();
     let lasting = match known {
         Some(lasting) => lasting,
@@ -118,6 +122,7 @@ async fn ask(
         meminfo,
         auto_online,
         has_probe,
+        interfaces,
         ..GuestFacts::default()
     };
     Ok((lasting, facts))
@@ -229,6 +234,33 @@ pub fn vcpus(answer: &Value) -> Result<Vec<GuestVcpu>, AgentError> {
         return Err(AgentError::garbled(VCPUS, "one vCPU twice"));
     }
     Ok(vcpus)
+}
+
+/// The network interfaces that have a MAC address, from `guest-network-get-interfaces`. An address that makes no sense
+/// is left out: agents write those of other families there too.
+///
+/// # Errors
+/// `Garbled`: not such a list, or more than a guest has.
+pub fn interfaces(answer: &Value) -> Result<Vec<GuestInterface>, AgentError> {
+    let mut interfaces = Vec::new();
+    for item in list(answer, INTERFACES, MOST_INTERFACES)? {
+        let text = |item: &Value, key| item.get(key).and_then(Value::as_str).map(clipped);
+        let Some(name) = text(item, "name") else {
+            return Err(AgentError::garbled(INTERFACES, "an interface without a name"));
+        };
+        let Some(mac) = text(item, "hardware-address") else { continue };
+        let addresses = match item.get("ip-addresses") {
+            Some(shown) => list(shown, INTERFACES, MOST_INTERFACES)?,
+            None => &[],
+        };
+        let addresses = addresses.iter().filter_map(|shown| text(shown, "ip-address")?.parse().ok());
+        interfaces.push(GuestInterface {
+            name,
+            mac: mac.to_ascii_lowercase(),
+            addresses: addresses.collect(),
+        });
+    }
+    Ok(interfaces)
 }
 
 fn list<'a>(answer: &'a Value, command: &str, most: usize) -> Result<&'a [Value], AgentError> {

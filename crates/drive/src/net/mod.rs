@@ -21,9 +21,11 @@ mod kernel;
 mod layout;
 mod netlink;
 mod plan;
+pub(crate) mod tap;
 mod tc;
 
 use core::net::IpAddr;
+use std::time::Duration;
 
 use scale::setting::NicRate;
 
@@ -80,4 +82,15 @@ fn change(tap: &str, to: impl FnOnce(TapRates) -> TapRates) -> Result<(), SetErr
     // What is left of other taps is no reason to call this one's rates not set.
     let _ = kernel.sweep();
     Ok(())
+}
+
+/// Runs calls of this module where they hold up no task; nothing where they take longer than `limit`, and then they
+/// still run to their end.
+pub(crate) async fn off_thread<T: Send + 'static>(
+    limit: Duration,
+    call: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let called = tokio::time::timeout(limit, tokio::task::spawn_blocking(call)).await.ok()?;
+    // It is not cancelled, so it can only have panicked: a fault of ours.
+    Some(called.expect("a call that ends"))
 }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use scale::observed::{Backing, VcpuProps};
 use scale::plan::{Act, Zone};
+use scale::setting::Setting;
 use scale::units::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::driver::duration;
-use super::look;
 use super::monitor::Monitor;
+use super::{look, nics};
 use crate::guest::reach::Reach;
 use crate::guest::{onlining, probe, zones};
 use crate::{ApplyError, ObserveError};
@@ -64,6 +65,9 @@ pub(super) async fn apply(
         Act::OfflineBlocks { device } => offline(monitor, reach, device, block, until).await,
         Act::OnlineVcpus { count } => onlining::online_vcpus(reach, *count, until).await,
         Act::AwaitOnline { .. } => Ok(()),
+        Act::Set { from, to } if matches!(**to, Setting::NicRate { .. } | Setting::IpRate { .. }) => {
+            nics::set(monitor, from, to, until).await
+        }
         Act::Set { .. } | Act::GrowDisk { .. } | Act::GrowInGuest { .. } => {
             Err(ApplyError::Refused(format!("this driver does not {act}")))
         }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::monitor::{Line, Monitor};
 use super::observe::Seen;
-use super::{ConnectError, Events, Heard, Qmp, act, balloon, look, news, observe};
+use super::{ConnectError, Events, Heard, Qmp, act, balloon, look, news, nics, observe};
 use crate::guest::facts;
 use crate::guest::reach::Reach;
 use crate::{ApplyError, Hypervisor, ObserveError};
@@ -108,11 +108,13 @@ pub(crate) async fn observed(
     reach: &mut Reach,
     clock: &Clock,
 ) -> Result<Observed, ObserveError> {
-    let (seen, guest) = tokio::join!(observe::observe(monitor, lasting), facts::gather(reach));
-    let mut seen = seen?;
+    let (seen, guest, nics) =
+        tokio::join!(observe::observe(monitor, lasting), facts::gather(reach), nics::observe(monitor));
+    let (mut seen, mut nics) = (seen?, nics?);
+    nics::named_by_guest(&mut nics, &guest);
     figures(monitor, &mut seen, &guest).await?;
     let Seen { machine, memory, vcpus, host, balloon: _ } = seen;
-    let (power, disks, nics) = (Known::default(), Known::default(), Known::default());
+    let (power, disks) = (Known::default(), Known::default());
     Ok(Observed {
         at: clock.now(),
         machine,

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::backends;
 use super::balloon;
 use super::monitor::Monitor;
+use super::nics;
 use super::replies::{self, BalloonInfo, Devices, HotpluggableCpu, MemoryDevice, Property};
 use crate::ObserveError;
 use crate::guest::facts::{self, BLOCKS, VCPUS};
@@ -71,7 +72,7 @@ pub(crate) async fn look(
             Sight::Vcpu { plugged: is_plugged(monitor, id).await?, guest }
         }
         Look::Vcpus => Sight::Vcpus(vcpus(reach).await),
-        Look::Setting(_) => Sight::Setting(None),
+        Look::Setting(name) => Sight::Setting(nics::look(monitor, name).await?),
         Look::Disk(_) | Look::DiskDevice(_) => Sight::Disk(None),
     })
 }

@@ -30,6 +30,7 @@ pub(crate) mod look;
 pub mod message;
 pub(crate) mod monitor;
 pub mod news;
+pub(crate) mod nics;
 pub(crate) mod observe;
 mod replies;
 

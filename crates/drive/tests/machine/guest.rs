@@ -83,10 +83,10 @@ async fn all_that_an_agent_tells_is_taken_in_two_exchanges() {
     assert_eq!((meminfo.free, meminfo.available), (Bytes::new(300_000 << 10), Bytes::new(400_000 << 10)));
     assert_eq!(facts.auto_online, Some(AutoOnline::Offline));
     assert!(!facts.has_probe);
-    assert_eq!(agent.heard().len(), 8 + 4);
+    assert_eq!(agent.heard().len(), 9 + 4);
     // What lasts is not asked again.
     machine.observe().await.expect("observed");
-    assert_eq!(agent.heard().len(), 4 + 4);
+    assert_eq!(agent.heard().len(), 5 + 4);
 }
 
 #[tokio::test]
@@ -110,6 +110,9 @@ async fn nonsense_from_a_guest_is_no_fact() {
         (BLOCKS, json!([{"phys-index": 1, "online": "yes"}])),
         (BLOCKS, json!([{"phys-index": 1, "online": true}, {"phys-index": 1, "online": false}])),
         (BLOCKS, many),
+        ("guest-network-get-interfaces", json!([{"hardware-address": "52:54:00:00:00:01"}])),
+        ("guest-network-get-interfaces", json!({"eth0": true})),
+        ("guest-network-get-interfaces", Value::Array(vec![json!({"name": "eth0"}); 2000])),
         (VCPUS, json!([{"logical-id": -1, "online": true}])),
         (VCPUS, json!([{"logical-id": 1_u64 << 40, "online": true}])),
         (VCPUS, json!("two")),

@@ -6,5 +6,6 @@ mod fake;
 mod guest;
 mod known;
 mod news;
+mod nics;
 mod observed;
 mod zones;

@@ -51,3 +51,15 @@ impl Default for RateGrain {
         RateGrain { step: BitRate::new(8), peak_from_guest: true }
     }
 }
+
+/// A network interface as the guest shows it. A guest may show several with one MAC address: a bridge, a bond.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct GuestInterface {
+    /// The guest's name of it, such as `eth0`.
+    pub name: String,
+    /// Its MAC address in lower case.
+    pub mac: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
