@@ -4,10 +4,12 @@
 //! and every answer is a value that carries its reason. `drive` does what this crate decides.
 //!
 //! The order to read it in is the life of one resize: [`wanted`], [`observed`], [`plan`], [`audit`],
-//! [`run`], [`history`], [`report`]. What a guest's system can do at all is data: [`guests`].
+//! [`run`], [`history`], [`report`]. What stands in the way of all that, and what
+//! mends it, is judged by [`doctor`]; what a guest's system can do at all is data: [`guests`].
 
 pub mod audit;
 pub mod disk;
+pub mod doctor;
 pub mod guests;
 pub mod history;
 pub mod limits;

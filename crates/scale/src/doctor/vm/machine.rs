@@ -1,0 +1,146 @@
+//! What kind of machine it is: machine type, ACPI, firmware, what occupies it.
+
+use super::{Board, Case, Firmware, Running, Shape};
+use crate::doctor::{Finding, Section};
+use crate::observed::{Accel, Version};
+
+const SECTION: Section = Section::Machine;
+
+pub(super) fn of_shape(shape: &Shape) -> Vec<Finding> {
+    let mut found = vec![machine_type(shape), acpi(shape)];
+    found.extend(firmware(shape));
+    found.extend(confidential(shape));
+    found.extend(raw(shape));
+    found
+}
+
+pub(super) fn running(case: &Case<'_>, running: &Running) -> Vec<Finding> {
+    let mut found = vec![state(case, running)];
+    found.extend(pending(case, running));
+    found.extend(known_danger(running));
+    found
+}
+
+fn machine_type(shape: &Shape) -> Finding {
+    const SUBJECT: &str = "machine-type";
+    let name = if shape.machine.is_empty() { "the architecture's first" } else { &shape.machine };
+    let other = "take a machine type with hot-plug: q35 or pc on x86_64, virt on aarch64, pseries on ppc64";
+    match shape.board {
+        Board::Pluggable => Finding::ok(SECTION, SUBJECT, name),
+        Board::Fixed => {
+            let reason = "memory and vCPUs of this machine type are what they were at its start";
+            Finding::missing(SECTION, SUBJECT, name, reason).by_hand(other)
+        }
+        Board::TooOld => {
+            let reason = "it is older than memory hot-plug, which began with the machine types of QEMU 2.1 (virt: 4.2)";
+            Finding::missing(SECTION, SUBJECT, name, reason).by_hand("take a newer one of its kind")
+        }
+        Board::Unknown => {
+            let reason =
+                "Supple does not know this machine type; what it can do shows in what QEMU says of it";
+            Finding::note(SECTION, SUBJECT, name, reason)
+        }
+    }
+}
+
+fn acpi(shape: &Shape) -> Finding {
+    const SUBJECT: &str = "acpi";
+    // POWER and Z tell their guests otherwise.
+    if matches!(shape.arch.as_str(), "ppc64" | "ppc64le" | "s390x") {
+        return Finding::ok(SECTION, SUBJECT, "not needed on this architecture");
+    }
+    match shape.acpi {
+        Some(true) => Finding::ok(SECTION, SUBJECT, "on"),
+        Some(false) => {
+            let reason = "guests hear of new DIMMs and vCPUs by ACPI, so none can be plugged";
+            let mend = if shape.arch == "aarch64" {
+                "add <acpi/> to <features> and UEFI firmware (<os firmware='efi'>); on plain QEMU, leave acpi=off out \
+                 and give it UEFI"
+            } else {
+                "add <acpi/> to <features> of its definition; on plain QEMU, leave acpi=off and -no-acpi out"
+            };
+            Finding::missing(SECTION, SUBJECT, "off", reason).by_hand(mend)
+        }
+        None => Finding::note(SECTION, SUBJECT, "not known", "guests hear of new DIMMs and vCPUs by it"),
+    }
+}
+
+fn firmware(shape: &Shape) -> Option<Finding> {
+    const SUBJECT: &str = "firmware";
+    match shape.firmware {
+        Firmware::Unknown => None,
+        Firmware::Bios => Some(Finding::ok(SECTION, SUBJECT, "BIOS")),
+        Firmware::Uefi => Some(Finding::ok(SECTION, SUBJECT, "UEFI")),
+        Firmware::UefiSecure => Some(
+            Finding::note(
+                SECTION,
+                SUBJECT,
+                "UEFI with system management mode (secure boot)",
+                "this firmware must agree to each new vCPU, and some do not: QEMU then refuses with \"cpu hotplug with \
+                 SMI wasn't enabled by firmware\"",
+            )
+            .by_hand("take machine type 5.2 or later to add vCPUs, 6.0 or later to remove them, and an OVMF of that age"),
+        ),
+    }
+}
+
+fn confidential(shape: &Shape) -> Option<Finding> {
+    let kind = shape.confidential.as_ref()?;
+    let reason = "the host cannot read or discard such memory: virtio-mem and the balloon give nothing back, and \
+                  plugged memory may be refused";
+    Some(
+        Finding::note(SECTION, "launch-security", kind.clone(), reason)
+            .by_hand("resize it by a stop and a start"),
+    )
+}
+
+fn raw(shape: &Shape) -> Option<Finding> {
+    (!shape.raw.is_empty()).then(|| {
+        let found = format!("QEMU gets arguments past libvirt: {}", shape.raw.join(" "));
+        let reason = "neither libvirt nor Supple sees what they do to memory and vCPUs";
+        Finding::note(SECTION, "raw-arguments", found, reason)
+    })
+}
+
+fn state(case: &Case<'_>, running: &Running) -> Finding {
+    const SUBJECT: &str = "state";
+    let machine = &running.seen.machine;
+    if !machine.busy.is_empty() {
+        let found = format!("{}, with {}", machine.state, machine.busy.join(", "));
+        let reason = "QEMU refuses to plug and unplug meanwhile";
+        return Finding::note(SECTION, SUBJECT, found, reason).by_hand("wait for its end, then resize");
+    }
+    if !machine.is_running() {
+        let reason = "a guest that does not run takes nothing and gives nothing back";
+        let finding = Finding::missing(SECTION, SUBJECT, machine.state.clone(), reason);
+        return match &case.called().domain {
+            Some((uri, name)) => finding.on_host(format!("virsh -c {uri} resume {name}")),
+            None => finding.by_hand("let it run on: `cont` on its monitor"),
+        };
+    }
+    Finding::ok(SECTION, SUBJECT, machine.state.clone())
+}
+
+fn pending(case: &Case<'_>, running: &Running) -> Option<Finding> {
+    let pending = &running.seen.pending;
+    let ids: Vec<&str> = pending.iter().map(|pending| pending.device.id()).collect();
+    (!ids.is_empty()).then(|| {
+        let found = format!("{} asked to go and not gone", ids.join(", "));
+        let reason =
+            "a removal has no cancel: the guest may still grant it, at the next memory event for one";
+        Finding::note(SECTION, "pending-removals", found, reason).on_host(case.called().supple("observe", ""))
+    })
+}
+
+/// QEMU before 10.0 under emulation: measured on 7.2, not on 10.0 (docs/qemu.md).
+fn known_danger(running: &Running) -> Option<Finding> {
+    let machine = &running.seen.machine;
+    let is_one = machine.accel == Accel::Tcg && machine.qemu < Version(10, 0, 0);
+    (is_one && running.seen.vcpus.removed_before).then(|| {
+        let found = format!("a vCPU was removed, and this is QEMU {} without KVM", machine.qemu);
+        let reason = "this QEMU ends (\"double free\") when a DIMM comes or goes after a vCPU was removed; Supple \
+                      refuses such a change";
+        Finding::danger(SECTION, "emulated-vcpu-removal", found, reason)
+            .by_hand("stop it and start it again before its memory changes, or run it with KVM or QEMU 10.0")
+    })
+}
