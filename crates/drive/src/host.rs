@@ -98,14 +98,14 @@ fn text(path: &Path) -> Option<String> {
 }
 
 /// The value in bytes of a line such as `VmLck:       64 kB`.
-fn kib_line(text: &str, name: &str) -> Option<Bytes> {
+pub(crate) fn kib_line(text: &str, name: &str) -> Option<Bytes> {
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024).map(Bytes::new)
 }
 
 /// The soft limit of locked memory in `/proc/PID/limits`; nothing where there is none.
-fn memlock(limits: &str) -> Option<Bytes> {
+pub(crate) fn memlock(limits: &str) -> Option<Bytes> {
     let values = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"))?;
     values.split_whitespace().next()?.parse().ok().map(Bytes::new)
 }

@@ -2,6 +2,7 @@
 //!
 //! [`Hypervisor`] is the seam: `scale` decides above it, drivers act below it.
 
+pub mod doctor;
 pub mod domxml;
 pub mod guest;
 pub mod host;

@@ -172,6 +172,20 @@ impl Connection {
         Ok(Versions { library: version(library), daemon: version(daemon), hypervisor })
     }
 
+    /// The arguments that QEMU would be started with for this description. Nothing is defined or started; libvirt reads
+    /// and checks the description as for a start.
+    ///
+    /// # Errors
+    /// libvirt does not accept it, or its QEMU has not what it needs.
+    pub fn translated(&self, xml: &str) -> Result<String, Error> {
+        let (format, xml) = (text("qemu-argv")?, text(xml)?);
+        // SAFETY: the connection is open and the strings live during the call; the result is the caller's.
+        unsafe {
+            let pointer = self.pointer();
+            taken((lib().virConnectDomainXMLToNative)(pointer, format.as_ptr(), xml.as_ptr(), 0))
+        }
+    }
+
     /// Whether the connection still stands, as far as is known without asking.
     pub fn is_alive(&self) -> bool {
         // SAFETY: the connection is open.

@@ -77,6 +77,7 @@ library! {
         fn virConnectDomainEventRegisterAny(
             Conn, Dom, c_int, sys::virConnectDomainEventGenericCallback, *mut c_void, Free
         ) -> c_int;
+        fn virConnectDomainXMLToNative(Conn, Text, Text, c_uint) -> *mut c_char;
         fn virConnectGetAllDomainStats(Conn, c_uint, *mut *mut sys::virDomainStatsRecordPtr, c_uint) -> c_int;
         fn virConnectGetCapabilities(Conn) -> *mut c_char;
         fn virConnectGetDomainCapabilities(Conn, Text, Text, Text, Text, c_uint) -> *mut c_char;

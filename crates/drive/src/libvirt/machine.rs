@@ -129,6 +129,11 @@ impl LibvirtMachine {
         })
     }
 
+    /// The way to its guest's agent, for questions that no resize needs.
+    pub(crate) fn reach(&mut self) -> &mut Reach {
+        &mut self.reach
+    }
+
     /// Changes only the running machine, and leaves the definition that its next start takes as it is.
     #[must_use]
     pub fn live_only(mut self) -> LibvirtMachine {

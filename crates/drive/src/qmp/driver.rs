@@ -101,6 +101,13 @@ impl QmpMachine {
     }
 }
 
+impl QmpMachine {
+    /// What it is asked by, for questions that no resize needs.
+    pub(crate) fn parts(&mut self) -> (&Monitor, &mut Reach) {
+        (&self.monitor, &mut self.reach)
+    }
+}
+
 /// Everything there is to know through `monitor` and `reach`, at `clock`'s time.
 pub(crate) async fn observed(
     monitor: &Monitor,

@@ -163,7 +163,18 @@ impl Qmp {
     /// # Errors
     /// [`ConnectError`], with what to do about it.
     pub async fn connect(path: &Path, limit: Duration) -> Result<Self, ConnectError> {
-        let mut stream = dial(path).await?;
+        Self::over(dial(path).await?, path, limit).await
+    }
+
+    /// Makes the monitor at the other end of `stream` ready; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// As for [`Qmp::connect`].
+    pub(crate) async fn over(
+        mut stream: UnixStream,
+        path: &Path,
+        limit: Duration,
+    ) -> Result<Self, ConnectError> {
         let mut inlet = Inlet::new(Framer::new(Ends::Line, LONGEST_LINE));
         let mut version = None;
         let made_ready = timeout(limit, make_ready(&mut stream, &mut inlet, &mut version, path)).await;

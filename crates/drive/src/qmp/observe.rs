@@ -62,7 +62,7 @@ struct Current {
 }
 
 /// A device's folder and entry.
-pub(super) type Peripheral = (&'static str, Property);
+pub(crate) type Peripheral = (&'static str, Property);
 
 /// Looks at the machine and the host.
 pub(crate) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> Result<Seen, ObserveError> {
@@ -249,7 +249,7 @@ async fn current(monitor: &Monitor) -> Result<Current, ObserveError> {
 }
 
 /// All devices but the machine's own parts, with the folder that each is in.
-pub(super) async fn peripherals(monitor: &Monitor) -> Result<Vec<Peripheral>, ObserveError> {
+pub(crate) async fn peripherals(monitor: &Monitor) -> Result<Vec<Peripheral>, ObserveError> {
     const FOLDERS: [&str; 2] = ["/machine/peripheral", "/machine/peripheral-anon"];
     let list = |folder: &'static str| async move {
         let list: Option<Vec<Property>> = monitor.ask_if("qom-list", json!({ "path": folder })).await?;

@@ -76,15 +76,15 @@ pub(super) struct Memdev {
 
 /// `qom-list`, one of the list.
 #[derive(Debug, Deserialize)]
-pub(super) struct Property {
-    pub(super) name: String,
+pub(crate) struct Property {
+    pub(crate) name: String,
     #[serde(rename = "type")]
     pub(super) kind: String,
 }
 
 impl Property {
     /// The type of the object that this is, if it is a child.
-    pub(super) fn child(&self) -> Option<&str> {
+    pub(crate) fn child(&self) -> Option<&str> {
         self.kind.strip_prefix("child<")?.strip_suffix('>')
     }
 }
