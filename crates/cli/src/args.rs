@@ -1,5 +1,7 @@
 //! The command line: commands, options and their help. It reads words into values and decides nothing.
 
+pub(crate) mod doctor;
+
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
@@ -8,6 +10,7 @@ use scale::wanted::{Mechanism, Wanted, ZoneWish};
 use std::path::PathBuf;
 
 use crate::address::{Address, BadAddress};
+use doctor::Doctor;
 
 const HELP_STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -21,6 +24,12 @@ Exit status:
   1    partial or failed: what was left behind is printed
   2    bad input or refused: nothing was changed
   130  stopped by Ctrl-C during apply: the run is on record, `supple why` tells how far it came";
+
+const DOCTOR_STATUS: &str = "\
+Exit status:
+  0    ready
+  1    something is missing, or dangerous
+  2    bad input, or it cannot be asked";
 
 const SIZES: &str = "\
 Sizes:
@@ -69,6 +78,12 @@ pub(crate) enum Command {
     /// machine that does not run it shows what its next start has.
     #[command(visible_alias = "ls")]
     List(Output),
+    /// Examine this host, or one machine: what works, what is missing, and what mends it
+    ///
+    /// Without a machine: which QEMU and libvirt there are and what they can do, KVM, huge pages, limits. With one: what it
+    /// can be resized to, what its guest and its agent allow, and what its next start would make possible. Changes nothing.
+    #[command(after_help = format!("{DOCTOR_STATUS}\n\n{MACHINES}"))]
+    Doctor(Doctor),
     /// Show what QEMU says, what the guest says, and where they differ
     ///
     /// Also shows removals that the guest has not answered yet, and a run that was interrupted. Changes nothing.
@@ -141,6 +156,7 @@ impl Command {
             Command::Observe(machine) | Command::Guest(Guest::Setup(machine)) => Some(&mut machine.vm),
             Command::Plan(resize) | Command::Apply { resize, .. } => Some(&mut resize.machine.vm),
             Command::Why { vm, .. } => Some(vm),
+            Command::Doctor(asked) => asked.vm.as_mut(),
             Command::List(_)
             | Command::Guest(Guest::UdevRule(_))
             | Command::DeviceXml(_)

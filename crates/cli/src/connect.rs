@@ -25,7 +25,7 @@ pub(crate) async fn reach<T>(
     named: Option<&str>,
     reach: impl AsyncFn(&str) -> Result<T, FindError>,
 ) -> Result<T, FindError> {
-    let uris = named.map_or_else(defaults, |uri| vec![uri.to_owned()]);
+    let uris = candidates(named);
     let mut first = None;
     for uri in uris {
         match reach(&uri).await {
@@ -34,6 +34,11 @@ pub(crate) async fn reach<T>(
         }
     }
     Err(first.expect("there is always a URI, and each ends the loop or is noted").into())
+}
+
+/// The URIs to try, the first one first: the one that is named, or those that are meant where none is.
+pub(crate) fn candidates(named: Option<&str>) -> Vec<String> {
+    named.map_or_else(defaults, |uri| vec![uri.to_owned()])
 }
 
 /// The URIs to try, the first one first, where the user names none. A second one is for whom the first does not let in.

@@ -199,3 +199,53 @@ pub(crate) fn report() -> Report {
         pending: Vec::new(),
     }
 }
+
+/// `web1` as libvirt keeps it and a doctor sees it: nothing more can be plugged, and nobody puts anything online.
+pub(crate) fn examined() -> scale::doctor::vm::VmFacts {
+    use scale::doctor::vm::{Board, Called, Channel, Inside, Running, Shape, VmFacts};
+
+    let shape = Shape {
+        arch: "x86_64".to_owned(),
+        machine: "pc-q35-7.2".to_owned(),
+        board: Board::Pluggable,
+        acpi: Some(true),
+        boot: Bytes::gib(1),
+        balloon: true,
+        vcpus: 3,
+        max_vcpus: 3,
+        vcpu_hotplug: true,
+        channel: Channel::Of("unix".to_owned()),
+        ..Shape::default()
+    };
+    let inside = Inside {
+        system: Some(scale::guests::System::of_agent(
+            "debian",
+            "12",
+            "Debian GNU/Linux 12 (bookworm)",
+            "x86_64",
+        )),
+        rules: Some(Vec::new()),
+        udev_runs: Some(true),
+        ..Inside::default()
+    };
+    let mut seen = in_agreement();
+    if let Guest::Heard(facts) = &mut seen.guest {
+        facts.auto_online = Some(scale::observed::AutoOnline::Offline);
+        for command in ["guest-set-memory-blocks", "guest-get-memory-blocks", "guest-get-memory-block-info"] {
+            facts.commands.insert(command.to_owned());
+        }
+        for command in ["guest-get-vcpus", "guest-set-vcpus", "guest-file-open", "guest-file-read"] {
+            facts.commands.insert(command.to_owned());
+        }
+        for command in ["guest-file-write", "guest-file-close"] {
+            facts.commands.insert(command.to_owned());
+        }
+    }
+    let domain = Some(("qemu:///system".to_owned(), "web1".to_owned()));
+    VmFacts {
+        called: Called { vm: "web1".to_owned(), agent: None, domain },
+        running: Some(Running { seen, shape, inside }),
+        next: None,
+        limits: scale::limits::Limits::default(),
+    }
+}

@@ -1,4 +1,4 @@
-//! The program users run: `supple list | observe | plan | apply | why | ...`.
+//! The program users run: `supple list | doctor | observe | plan | apply | why | ...`.
 //!
 //! It reads the command line, calls the one command and prints how it ended. What a resize is and whether it is done
 //! is decided in `scale` and `drive`.
@@ -9,6 +9,7 @@ mod args;
 #[cfg(feature = "libvirt")]
 mod connect;
 mod device;
+mod doctor;
 mod drift;
 mod driver;
 #[cfg(test)]
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
     }
     let (json, ended) = match command {
         Command::List(output) => (output.json, list::run(connect.as_deref(), &output)),
+        Command::Doctor(asked) => (asked.output.json, doctor::run(&asked, connect.as_deref())),
         Command::Observe(machine) => (machine.output.json, observe::run(&machine)),
         Command::Plan(resize) => (resize.machine.output.json, plan::run(&resize)),
         Command::Apply { resize, yes, live_only } => {

@@ -1,5 +1,7 @@
 //! How values read on a terminal: from the core's types to text, and nothing else. No command prints by itself.
 
+pub(crate) mod doctor;
+pub(crate) mod guests;
 #[cfg(feature = "libvirt")]
 pub(crate) mod list;
 pub(crate) mod observed;

@@ -126,7 +126,8 @@ fn as_uuid(name: &str) -> Option<String> {
     is_uuid.then(|| [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]).join("-"))
 }
 
-fn refuse_while_held(key: &str) -> Result<(), Failure> {
+/// Refuses where another supple is at work on the machine.
+pub(crate) fn refuse_while_held(key: &str) -> Result<(), Failure> {
     match holder(key)? {
         Some(process) => Err(Failure::Busy(process)),
         None => Ok(()),

@@ -4,6 +4,7 @@
 //! renamed or removed. Sizes are whole bytes (`_bytes`), lengths of time milliseconds (`_ms`), points in time RFC 3339
 //! in UTC; what is not known is `null`, never absent and never zero. docs/json.md lists them for readers.
 
+pub(crate) mod doctor;
 #[cfg(feature = "libvirt")]
 pub(crate) mod list;
 pub(crate) mod memory;
@@ -29,6 +30,10 @@ pub(crate) enum Document {
     Report(report::Report),
     /// `supple why`.
     History(report::History),
+    /// `supple doctor`.
+    Doctor(doctor::Doctor),
+    /// `supple doctor --guests`.
+    Guests(doctor::Guests),
     /// `supple guest setup`.
     Setup(Setup),
     /// `supple guest udev-rule`.
@@ -192,6 +197,11 @@ mod tests {
         parsed(&Document::History(report::History::of(&History::of(&records), Some(7))))
     }
 
+    fn doctor() -> Value {
+        let facts = example::examined();
+        parsed(&Document::Doctor(doctor::Doctor::of_machine(&facts, &scale::doctor::vm(&facts))))
+    }
+
     fn every_document() -> Vec<Value> {
         let path = "/etc/udev/rules.d/80-supple-hotplug.rules";
         let what = "no agent".to_owned();
@@ -205,6 +215,8 @@ mod tests {
             parsed(&Failure::Declined.document()),
             parsed(&Document::UdevRule(UdevRule { path, text: String::new() })),
             parsed(&Document::Setup(Setup { installed: false, path, what, by_hand: vec![String::new()] })),
+            doctor(),
+            parsed(&Document::Guests(doctor::Guests::all())),
             parsed(&Document::DeviceXml(DeviceXml { xml: String::new(), size_bytes: 0, notes: Vec::new() })),
         ]);
         all
@@ -259,8 +271,19 @@ mod tests {
             .iter()
             .map(|document| document.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" "))
             .collect();
-        let expected =
-            ["observed", "history", "plan", "report", "refusal", "error", "udev_rule", "setup", "device_xml"];
+        let expected = [
+            "observed",
+            "history",
+            "plan",
+            "report",
+            "refusal",
+            "error",
+            "udev_rule",
+            "setup",
+            "doctor",
+            "guests",
+            "device_xml",
+        ];
         let libvirts: &[&str] = if cfg!(feature = "libvirt") { &["machines"] } else { &[] };
         assert_eq!(keys, [libvirts, &expected].concat());
     }
@@ -291,6 +314,22 @@ mod tests {
         assert_eq!((&report["verdict"], &report["took_ms"]), (&"proven".into(), &900.into()));
         assert_eq!(report["steps"][2]["outcome"], "proven");
         assert_eq!(history()["history"]["open"]["process"], 7);
+    }
+
+    #[test]
+    fn a_doctors_findings_keep_their_words_and_commands() {
+        let told = &doctor()["doctor"];
+        assert_eq!(
+            (&told["of"], &told["ready"], &told["runs"]),
+            (&"machine".into(), &false.into(), &true.into())
+        );
+        assert_eq!(told["reach"]["most_memory_bytes"], 8_u64 << 30);
+        assert_eq!(told["guest"]["name"], "Debian 12");
+        let ceiling =
+            told["findings"].as_array().unwrap().iter().find(|f| f["subject"] == "memory-ceiling").unwrap();
+        assert_eq!((&ceiling["severity"], &ceiling["section"]), (&"missing".into(), &"memory".into()));
+        assert_eq!(ceiling["mend"]["kind"], "host-command");
+        assert_eq!(told["prepare"], "supple prepare web1 --max-memory 4G --slots 16 --max-vcpus 12");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The program on real guests, as a person and as a script use it.
 
-use lab::{Machine, Recipe, eventually};
+use lab::{Agent, Libvirtd, Machine, Onlining, Recipe, eventually};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use scale::units::Bytes;
 use serde_json::Value;
@@ -143,6 +143,118 @@ async fn a_script_reads_json() {
     let (unheard, status) = desk.json("observe VM");
     assert_eq!((status, &unheard["observed"]["guest"]["heard"]), (0, &Value::Bool(false)));
     assert!(unheard["observed"]["guest"]["why_unheard"].is_string());
+}
+
+#[tokio::test]
+async fn a_doctor_looks_into_a_real_guest_and_changes_nothing() {
+    let desk = Desk::with(Recipe::q35().memory(Bytes::mib(512))).await;
+    let (told, status) = desk.json("doctor VM AGENT");
+    let told = &told["doctor"];
+    assert_eq!(
+        (status, &told["ready"], &told["runs"]),
+        (0, &Value::from(true), &Value::from(true)),
+        "{told:#}"
+    );
+    let found = |subject: &str| finding(told, subject);
+    assert_eq!(found("memory-ceiling")["severity"], "ok");
+    assert_eq!(found("acpi")["found"], "on");
+    assert_eq!(found("kernel-options")["severity"], "ok", "{told:#}");
+    assert_eq!(found("onlines-memory")["found"], "nobody does by itself");
+    assert_eq!(found("onlines-memory")["mend"]["kind"], "host-command");
+    assert_eq!(told["reach"]["most_memory_bytes"], Bytes::gib(8).get());
+    assert_eq!((&told["reach"]["vcpus"], &told["reach"]["most_vcpus"]), (&1.into(), &4.into()));
+    assert!(!desk.state_dir_exists(), "looking left something behind");
+
+    let unheard = desk.supple("doctor VM");
+    assert_eq!(unheard.status, 1);
+    assert!(unheard.out.contains("mend: name its socket: supple doctor"), "{}", unheard.out);
+}
+
+#[tokio::test]
+async fn a_doctor_reads_who_onlines_what_in_a_real_guest() {
+    let desk = Desk::with(Recipe::q35().memory(Bytes::mib(512)).onlining(Onlining::Udev)).await;
+    let (told, _) = desk.json("doctor VM AGENT");
+    let memory = finding(&told["doctor"], "onlines-memory")["found"].as_str().unwrap().to_owned();
+    assert!(memory.starts_with("udev does: online, by /"), "{memory}");
+    assert_eq!(finding(&told["doctor"], "memory-zone")["severity"], "note");
+    assert!(
+        finding(&told["doctor"], "onlines-vcpus")["found"].as_str().unwrap().starts_with("udev does"),
+        "{told:#}"
+    );
+}
+
+#[tokio::test]
+async fn a_doctor_names_what_is_missing_with_what_mends_it() {
+    let blocked = ["guest-exec", "guest-exec-status", "guest-file-open", "guest-set-memory-blocks"];
+    let agent = Agent::Blocking(blocked.map(str::to_owned).to_vec());
+    let recipe =
+        Recipe::i440fx().memory(Bytes::mib(512)).max_memory(Bytes::mib(512), 0).vcpus(2, 2).no_balloon();
+    let desk = Desk::with(recipe.agent(agent)).await;
+    let told = desk.supple("doctor VM AGENT");
+    assert_eq!(told.status, 1, "{}{}", told.out, told.err);
+    let (json, _) = desk.json("doctor VM AGENT");
+    let json = &json["doctor"];
+    for subject in ["memory-ceiling", "vcpu-ceiling", "agent-memory", "onlines-memory"] {
+        let finding = finding(json, subject);
+        assert_eq!(finding["severity"], "missing", "{subject}: {}", told.out);
+        assert!(finding["mend"]["text"].is_string(), "{subject}: {}", told.out);
+    }
+    assert!(told.out.contains("switched off: guest-set-memory-blocks"), "{}", told.out);
+    assert_eq!(finding(json, "agent-files")["severity"], "note");
+}
+
+#[tokio::test]
+async fn a_doctor_tells_what_the_next_start_of_a_domain_would_have() {
+    let libvirtd = Libvirtd::start().await.unwrap();
+    let small = Recipe::q35().max_memory(Bytes::mib(512), 0).vcpus(1, 1);
+    libvirtd.define("asleep", &small).await.unwrap();
+    let guest = libvirtd.boot("web1", &Recipe::q35()).await.unwrap();
+    let state = TempDir::new().unwrap();
+    let doctor = |words: &[&str]| -> Ended {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_supple"));
+        command.env("SUPPLE_STATE_DIR", state.path()).env("SUPPLE_CONNECT", libvirtd.connect_uri());
+        command.env("NO_COLOR", "1").arg("doctor").args(words).output().unwrap().into()
+    };
+    let json = |words: &[&str]| -> Value {
+        let ended = doctor(&[words, &["--json"]].concat());
+        assert_eq!(ended.err, "", "{words:?}");
+        serde_json::from_str::<Value>(&ended.out).unwrap()["doctor"].take()
+    };
+
+    let host = json(&[]);
+    for subject in ["memory-by-dimm", "memory-by-virtio-mem", "vcpu-hot-plug", "free-page-reporting"] {
+        let found = finding(&host, subject)["found"].as_str().unwrap();
+        assert!(found.contains("with libvirt too"), "{subject}: {found}");
+    }
+
+    let asleep = doctor(&["asleep"]);
+    assert_eq!(asleep.status, 1, "{}", asleep.err);
+    assert!(asleep.out.contains("supple prepare asleep --max-memory 2G --slots 16\n"), "{}", asleep.out);
+    assert!(asleep.out.contains("supple prepare asleep --max-vcpus 4\n"), "{}", asleep.out);
+    let all = "supple prepare asleep --max-memory 2G --slots 16 --max-vcpus 4\n";
+    assert!(asleep.out.ends_with(all), "{}", asleep.out);
+
+    let awake = json(&["web1"]);
+    assert_eq!((&awake["ready"], &awake["runs"]), (&Value::from(true), &Value::from(true)), "{awake:#}");
+    // What the next start would take away is told of a machine that has it.
+    let shrunk = libvirtd.virsh(&["dumpxml", "--inactive", "web1"]).await.unwrap();
+    let shrunk = shrunk.lines().filter(|line| !line.contains("<maxMemory")).collect::<Vec<_>>().join("\n");
+    let file = state.path().join("web1.xml");
+    fs::write(&file, shrunk).unwrap();
+    libvirtd.virsh(&["define", file.to_str().unwrap()]).await.unwrap();
+    let ceiling = json(&["web1"]);
+    let ceiling = finding(&ceiling, "memory-ceiling");
+    assert_eq!(ceiling["severity"], "note", "{ceiling:#}");
+    assert!(ceiling["reason"].as_str().unwrap().starts_with("its next start loses it"), "{ceiling:#}");
+    drop(guest);
+}
+
+/// The finding about `subject` in what `supple doctor --json` told.
+fn finding<'a>(told: &'a Value, subject: &str) -> &'a Value {
+    let all = told["findings"].as_array().unwrap();
+    all.iter()
+        .find(|finding| finding["subject"] == subject)
+        .unwrap_or_else(|| panic!("nothing about {subject}: {told:#}"))
 }
 
 #[tokio::test]

@@ -159,7 +159,7 @@ fn a_damaged_record_is_an_error_that_names_the_line() {
 fn help_tells_of_sizes_and_of_exit_statuses() {
     let help = run(&["--help"]);
     assert_eq!(help.status, 0);
-    for word in ["observe", "plan", "apply", "why", "guest", "Exit status:", "130"] {
+    for word in ["doctor", "observe", "plan", "apply", "why", "guest", "Exit status:", "130"] {
         assert!(help.out.contains(word), "{word}: {}", help.out);
     }
     let help = run(&["apply", "--help"]);
@@ -339,4 +339,51 @@ fn without_libvirt_a_name_is_refused_and_says_why() {
         assert_eq!(ended.status, 2, "{words:?}");
         assert!(ended.err.contains("built without libvirt"), "{words:?}: {}", ended.err);
     }
+}
+
+#[test]
+fn a_doctor_of_a_host_without_qemu_says_what_to_install() {
+    let (mut command, dir) = supple();
+    let told = ended(
+        command.args(["doctor", "--connect", "qemu+unix:///system?socket=/nowhere"]).env("PATH", dir.path()),
+    );
+    // Red Hat's QEMU is in no PATH.
+    if !std::path::Path::new("/usr/libexec/qemu-kvm").exists() {
+        assert_eq!(told.status, 1, "{}{}", told.out, told.err);
+        assert!(told.out.contains("missing  qemu") && told.out.ends_with("missing: qemu\n"), "{}", told.out);
+    }
+    assert!(told.out.contains("/dev/kvm"), "{}", told.out);
+    assert!(!dir.path().join("state").exists());
+}
+
+#[test]
+fn a_doctor_asks_the_qemu_that_is_named() {
+    let words =
+        ["doctor", "--qemu", "/nowhere/qemu", "--json", "--connect", "qemu+unix:///system?socket=/nowhere"];
+    let told = run(&words);
+    assert_eq!((told.status, told.err.as_str()), (1, ""));
+    let told: Value = serde_json::from_str(&told.out).unwrap();
+    let qemu = &told["doctor"]["findings"][0];
+    assert_eq!((&qemu["subject"], &qemu["severity"]), (&"qemu".into(), &"missing".into()));
+    assert!(qemu["found"].as_str().unwrap().contains("/nowhere/qemu"), "{qemu}");
+}
+
+#[test]
+fn what_guests_can_do_is_printed_with_its_sources() {
+    let told = run(&["doctor", "--guests"]);
+    assert_eq!(told.status, 0);
+    for word in ["Windows Server 2025", "RHEL, CentOS 6", "openEuler", "FreeBSD", "https://"] {
+        assert!(told.out.contains(word), "{word}: {}", told.out);
+    }
+    let json: Value = serde_json::from_str(&run(&["doctor", "--guests", "--json"]).out).unwrap();
+    assert!(json["guests"]["rows"].as_array().unwrap().len() > 30);
+    let told = run(&["doctor", "web1", "--guests"]);
+    assert_eq!(told.status, 2, "{}", told.err);
+}
+
+#[test]
+fn a_doctor_of_a_machine_that_is_not_there_is_an_error() {
+    let told = run(&["doctor", "qmp:/nowhere/q.sock"]);
+    assert_eq!((told.status, told.out.as_str()), (2, ""));
+    assert!(told.err.contains("there is no socket"), "{}", told.err);
 }
