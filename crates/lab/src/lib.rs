@@ -41,7 +41,6 @@ mod sources;
 mod spawn;
 mod tickets;
 mod wire;
-
 mod witness;
 
 pub use accel::Accel;
@@ -59,5 +58,5 @@ pub use qemu::{Absent, Qemu};
 pub use recipe::{Agent, Board, Generation, Onlining, Recipe, prepare};
 pub use schema::Schema;
 pub use service::{Service, ServiceReport};
-pub use wire::{Stream, Tools, Wire, apart};
+pub use wire::{Stream, Tools, Wire, apart, apart_with_guests};
 pub use witness::{Output, Witness};

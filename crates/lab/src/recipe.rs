@@ -84,6 +84,7 @@ pub struct Recipe {
     onlining: Onlining,
     agent: Agent,
     kernel_params: Vec<String>,
+    tap: Option<String>,
 }
 
 /// The sockets and files of one running guest, below its directory.
@@ -121,6 +122,7 @@ impl Recipe {
             onlining: Onlining::Nobody,
             agent: Agent::Full,
             kernel_params: Vec::new(),
+            tap: None,
         }
     }
 
@@ -191,6 +193,12 @@ impl Recipe {
         self
     }
 
+    /// A second NIC with this MAC address, `eth1` in the guest, on a tap `tap0` that QEMU makes. For [`crate::apart`].
+    #[must_use]
+    pub fn tap(self, mac: &str) -> Self {
+        Self { tap: Some(mac.to_owned()), ..self }
+    }
+
     /// Boots the guest; it is up when its service answers and its agent, if it has one, has opened its channel.
     ///
     /// # Errors
@@ -230,6 +238,10 @@ impl Recipe {
             qemu.arg("-device").arg(format!("virtserialport,chardev={id},name={port}"));
         }
         qemu.args(["-netdev", USER_NET, "-device", "virtio-net-pci,netdev=labnet,romfile="]);
+        if let Some(mac) = &self.tap {
+            qemu.args(["-netdev", "tap,id=tapnet,ifname=tap0,script=no,downscript=no"]);
+            qemu.arg("-device").arg(format!("virtio-net-pci,netdev=tapnet,mac={mac},romfile="));
+        }
         if self.balloon {
             qemu.args(["-device", "virtio-balloon-pci,id=balloon0"]);
         }

@@ -98,6 +98,22 @@ fn watched(command: Command) -> Result<(bool, String)> {
     Ok((status.success(), said))
 }
 
+/// The same with a body that boots guests; what they are made of is fetched before.
+///
+/// # Panics
+/// As for [`apart`], and where no guest can be had.
+pub fn apart_with_guests(test: &str, body: impl AsyncFnOnce() -> Result<()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    if std::env::var_os(APART).is_none() {
+        runtime.block_on(crate::recipe::prepare()).expect("what guests are made of");
+    }
+    apart(test, || {
+        // The guest's service is reached over it.
+        Tools::find(&Cache::open()?)?.run("ip link set lo up")?;
+        runtime.block_on(body())
+    });
+}
+
 /// iperf3 and iproute2, the machine's own or Debian's from the cache.
 #[derive(Debug, Clone)]
 pub struct Tools {
