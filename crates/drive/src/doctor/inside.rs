@@ -179,43 +179,36 @@ fn signs(facts: &GuestFacts, inside: &Inside) -> Option<(Options, String)> {
     (!seen.is_empty()).then(|| (Options::seen(&seen), "by what the kernel shows at work".to_owned()))
 }
 
-/// The rules about memory and CPUs, in the order in which udev reads them: by name, and of one name the first place's.
+/// The rules about memory and CPUs, in the order in which udev reads them: by name, and of one name the first place's,
+/// which may be empty to switch the others off.
 async fn rules(agent: &mut Agent, facts: &GuestFacts) -> Result<Vec<RuleFile>, AgentError> {
     let script = format!(
         "grep -lsE 'SUBSYSTEM.*(memory|cpu)' {} 2> /dev/null; true",
         RULE_DIRS.map(|dir| format!("{dir}/*.rules")).join(" ")
     );
     let listed = run(agent, facts, "/bin/sh", &["-c", &script], RULES).await?;
-    let paths: Vec<String> = match listed {
-        Some(text) => text.lines().map(str::to_owned).collect(),
-        None => RULE_DIRS
-            .iter()
-            .flat_map(|dir| KNOWN_RULES.iter().map(move |name| format!("{dir}/{name}")))
-            .collect(),
+    let names = match &listed {
+        Some(text) => names(text),
+        None => KNOWN_RULES.into(),
     };
     let mut files = Vec::new();
-    for path in in_order(&paths) {
-        if let Some(text) = read(agent, path, RULES).await? {
-            files.push(RuleFile { path: clipped(path), text });
+    for name in names {
+        for dir in RULE_DIRS {
+            let path = format!("{dir}/{name}");
+            if let Some(text) = read(agent, &path, RULES).await? {
+                files.push(RuleFile { path: clipped(&path), text });
+                break;
+            }
         }
     }
     Ok(files)
 }
 
-/// Paths as udev orders them; of one name, the one in the first directory.
-fn in_order(paths: &[String]) -> Vec<&str> {
-    let mut ordered: Vec<(&str, usize, &str)> = paths
-        .iter()
-        .filter_map(|path| {
-            let (dir, name) = path.rsplit_once('/')?;
-            let place = RULE_DIRS.iter().position(|known| *known == dir)?;
-            Some((name, place, path.as_str()))
-        })
-        .take(MOST_RULES)
-        .collect();
-    ordered.sort_unstable();
-    ordered.dedup_by_key(|(name, ..)| *name);
-    ordered.into_iter().map(|(.., path)| path).collect()
+/// The names of the files in a list of paths, in udev's order, each once.
+fn names(list: &str) -> BTreeSet<&str> {
+    let of_udev = |path: &&str| path.rsplit_once('/').is_some_and(|(dir, _)| RULE_DIRS.contains(&dir));
+    let paths = list.lines().filter(of_udev).filter_map(|path| path.rsplit('/').next());
+    paths.filter(|name| name.ends_with(".rules")).take(MOST_RULES).collect()
 }
 
 /// A file's text; nothing where the guest has none, or none of that length.
@@ -254,21 +247,15 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn rules_are_read_in_udevs_order_and_once_for_each_name() {
-        let paths = [
-            "/usr/lib/udev/rules.d/80-hotplug-cpu-mem.rules",
-            "/lib/udev/rules.d/40-redhat.rules",
-            "/usr/lib/udev/rules.d/40-redhat.rules",
-            "/etc/udev/rules.d/80-hotplug-cpu-mem.rules",
-            "/tmp/evil.rules",
-            "nonsense",
-        ]
-        .map(str::to_owned);
-        let expected =
-            ["/usr/lib/udev/rules.d/40-redhat.rules", "/etc/udev/rules.d/80-hotplug-cpu-mem.rules"];
-        assert_eq!(in_order(&paths), expected);
-        let many: Vec<String> = (0..1000).map(|n| format!("/etc/udev/rules.d/{n}.rules")).collect();
-        assert_eq!(in_order(&many).len(), MOST_RULES);
+    fn rules_are_named_in_udevs_order_and_once_each() {
+        let list = "/usr/lib/udev/rules.d/80-hotplug-cpu-mem.rules\n/lib/udev/rules.d/40-redhat.rules\n/usr/lib/udev/rules.d/\
+                    40-redhat.rules\n/tmp/evil.rules\nnonsense\n/etc/udev/rules.d/../../passwd\n";
+        assert_eq!(
+            names(list).into_iter().collect::<Vec<_>>(),
+            ["40-redhat.rules", "80-hotplug-cpu-mem.rules"]
+        );
+        let many: String = (0..1000).map(|n| format!("/etc/udev/rules.d/{n}.rules\n")).collect();
+        assert_eq!(names(&many).len(), MOST_RULES);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! them, what it sends, and what it does with nonsense. Real guests are in the lab.
 
 mod acts;
+mod doctor;
 mod fake;
 mod guest;
 mod known;
