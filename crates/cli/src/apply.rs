@@ -7,7 +7,7 @@ use scale::report::{Report, Verdict};
 use std::io::IsTerminal;
 
 use crate::address::quoted;
-use crate::args::Resize;
+use crate::args::Request;
 use crate::failure::{DONE, Failure, PARTIAL};
 use crate::progress::{Consent, Sofar, Talk, Voice};
 use crate::show::{as_options, how_far};
@@ -15,7 +15,7 @@ use crate::target::{Reached, block_on, history, journal, open};
 use crate::{screen, show, wire};
 
 /// Carries the command out; its exit status.
-pub(crate) fn run(asked: &Resize, yes: bool, live_only: bool) -> Result<u8, Failure> {
+pub(crate) fn run(asked: &Request, yes: bool, live_only: bool) -> Result<u8, Failure> {
     let json = asked.machine.output.json;
     let consent = match (yes, screen::can_ask() && !json) {
         (true, _) => Consent::Given,
@@ -46,11 +46,10 @@ struct Ended {
     not_followed: Option<Vec<String>>,
 }
 
-async fn carry_out(asked: &Resize, consent: Consent, live_only: bool) -> Result<Ended, Failure> {
+async fn carry_out(asked: &Request, consent: Consent, live_only: bool) -> Result<Ended, Failure> {
     let limits = Limits::default();
     let vm = &asked.machine.vm;
-    let wanted = asked.wanted();
-    let Reached { mut driver, key } = open(&asked.machine, Some(&wanted), live_only, &limits).await?;
+    let Reached { mut driver, key } = open(&asked.machine, Some(&asked.wanted), live_only, &limits).await?;
     let mut journal = journal(&key)?;
     let voice = match (asked.machine.output.json, std::io::stderr().is_terminal() && screen::is_terminal()) {
         (true, _) => Voice::Silent,
@@ -60,7 +59,7 @@ async fn carry_out(asked: &Resize, consent: Consent, live_only: bool) -> Result<
     let sofar = Sofar::default();
     let mut talk = Talk::new(vm.to_string(), voice, consent, driver.definition(), &sofar);
     let ended = tokio::select! {
-        ended = resize(&mut driver, &mut journal, wanted, &limits, &mut talk) => Some(ended),
+        ended = resize(&mut driver, &mut journal, asked.wanted.clone(), &limits, &mut talk) => Some(ended),
         () = stopped(&sofar) => None,
     };
     talk.end();
@@ -84,7 +83,7 @@ async fn stopped(sofar: &Sofar) {
     }
 }
 
-fn where_it_stopped(asked: &Resize, key: &str) -> Result<String, Failure> {
+fn where_it_stopped(asked: &Request, key: &str) -> Result<String, Failure> {
     let vm = &asked.machine.vm;
     let history = history(key)?;
     Ok(match history.open() {
@@ -98,9 +97,9 @@ fn where_it_stopped(asked: &Resize, key: &str) -> Result<String, Failure> {
 }
 
 /// The command that asks for the same, whatever has been done of it.
-fn command_line(asked: &Resize, sizes: &Asked) -> String {
+fn command_line(asked: &Request, sizes: &Asked) -> String {
     let agent =
         asked.machine.agent.as_ref().map(|path| format!(" --agent {}", quoted(&path.display().to_string())));
     let (vm, agent) = (&asked.machine.vm, agent.unwrap_or_default());
-    format!("supple apply {vm}{agent} {}", as_options(sizes, &asked.wanted()))
+    format!("supple apply {vm}{agent} {}", as_options(sizes, &asked.wanted))
 }

@@ -1,16 +1,20 @@
 //! The command line: commands, options and their help. It reads words into values and decides nothing.
 
+mod dimensions;
 pub(crate) mod doctor;
+mod resize;
 
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use scale::units::{BadCount, BadSize, Bytes, Change, parse_change, parse_count, parse_size};
-use scale::wanted::{Mechanism, Wanted, ZoneWish};
+use scale::units::{BadSize, Bytes, parse_size};
 use std::path::PathBuf;
 
 use crate::address::{Address, BadAddress};
+use crate::file::Format;
+use dimensions::LIMITS;
 use doctor::Doctor;
+pub(crate) use resize::{Request, Resize};
 
 const HELP_STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -42,7 +46,9 @@ const EXAMPLES: &str = "\
 Examples:
   supple apply web1 --memory 6G --vcpus 4
   supple apply qemu+ssh://root@host/system#web1 --memory -512M --yes
-  supple apply qmp:/run/web1/qmp.sock --agent /run/web1/qga.sock --memory 6G";
+  supple apply qmp:/run/web1/qmp.sock --agent /run/web1/qga.sock --memory 6G
+  supple apply web1 --memory 8G --vcpus 4 --cpu-limit 2.5 --disk vda=40G --nic eth0=500mbit/1gbit
+  supple get web1 > web1.toml; $EDITOR web1.toml; supple apply -f web1.toml";
 
 const MACHINES: &str = "\
 Machines:
@@ -52,8 +58,10 @@ Machines:
   qemu+ssh://host/system#web1 the same with its libvirt's URI, in one word
   qmp:/run/web1/qmp.sock      a machine on plain QEMU, by its QMP socket";
 
-const PLAN_USAGE: &str = "supple plan <VM> [--memory <SIZE>] [--vcpus <COUNT>] [OPTIONS]";
-const APPLY_USAGE: &str = "supple apply <VM> [--memory <SIZE>] [--vcpus <COUNT>] [OPTIONS]";
+const PLAN_USAGE: &str = "supple plan <VM> [--memory <SIZE>] [--vcpus <COUNT>] [OPTIONS]\n       \
+                          supple plan [VM] --file <FILE> [OPTIONS]";
+const APPLY_USAGE: &str = "supple apply <VM> [--memory <SIZE>] [--vcpus <COUNT>] [OPTIONS]\n       \
+                           supple apply [VM] --file <FILE> [OPTIONS]";
 
 /// Resizes running virtual machines and proves it in the guest.
 ///
@@ -89,14 +97,32 @@ pub(crate) enum Command {
     /// Also shows removals that the guest has not answered yet, and a run that was interrupted. Changes nothing.
     #[command(after_help = format!("{MACHINES}\n\n{EXIT_STATUS}"))]
     Observe(Machine),
+    /// Print what a machine is, as a file that `plan -f` and `apply -f` read
+    ///
+    /// As it stands, the file asks for nothing. Change a value in it, or take out what is to stay however it is.
+    #[command(after_help = MACHINES)]
+    Get {
+        #[command(flatten)]
+        machine: Machine,
+        /// How it is written; --json is the same as `--output json`
+        #[arg(
+            long = "output",
+            short = 'o',
+            value_name = "FORMAT",
+            value_enum,
+            default_value = "toml",
+            default_value_if("json", "true", "json")
+        )]
+        format: Format,
+    },
     /// Show what a resize would do, step by step, and change nothing
-    #[command(after_help = format!("{MACHINES}\n\n{SIZES}"), override_usage = PLAN_USAGE)]
+    #[command(after_help = format!("{MACHINES}\n\n{SIZES}\n\n{LIMITS}"), override_usage = PLAN_USAGE)]
     Plan(Resize),
     /// Resize a machine: show the plan, ask, do it, and prove it in the guest
     ///
     /// Every step is written down before it is sent, so Ctrl-C, kill -9 or a crash lose nothing: run the same command
     /// again and it goes on from where the machine stands.
-    #[command(after_help = format!("{EXAMPLES}\n\n{MACHINES}\n\n{SIZES}\n\n{EXIT_STATUS}"), override_usage = APPLY_USAGE)]
+    #[command(after_help = format!("{EXAMPLES}\n\n{MACHINES}\n\n{SIZES}\n\n{LIMITS}\n\n{EXIT_STATUS}"), override_usage = APPLY_USAGE)]
     Apply {
         #[command(flatten)]
         resize: Resize,
@@ -146,15 +172,21 @@ pub(crate) enum Command {
 impl Command {
     /// Takes in `--connect`, for commands about one machine.
     pub(crate) fn connect(&mut self, uri: Option<&str>) -> Result<(), BadAddress> {
-        let (Some(uri), Some(vm)) = (uri, self.vm()) else { return Ok(()) };
+        let Some(uri) = uri else { return Ok(()) };
+        if let Command::Plan(resize) | Command::Apply { resize, .. } = self {
+            resize.connect = Some(uri.to_owned());
+        }
+        let Some(vm) = self.vm() else { return Ok(()) };
         *vm = vm.clone().at(uri)?;
         Ok(())
     }
 
     fn vm(&mut self) -> Option<&mut Address> {
         match self {
-            Command::Observe(machine) | Command::Guest(Guest::Setup(machine)) => Some(&mut machine.vm),
-            Command::Plan(resize) | Command::Apply { resize, .. } => Some(&mut resize.machine.vm),
+            Command::Observe(machine)
+            | Command::Get { machine, .. }
+            | Command::Guest(Guest::Setup(machine)) => Some(&mut machine.vm),
+            Command::Plan(resize) | Command::Apply { resize, .. } => resize.vm.as_mut(),
             Command::Why { vm, .. } => Some(vm),
             Command::Doctor(asked) => asked.vm.as_mut(),
             Command::List(_)
@@ -195,44 +227,6 @@ pub(crate) struct Output {
     /// Print one JSON object, errors included, and nothing else
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-/// Which machine, and what it is to become.
-#[derive(Debug, Args)]
-#[command(group = ArgGroup::new("sizes").required(true).multiple(true))]
-pub(crate) struct Resize {
-    /// The guest's memory: 6G, or a step such as +2G or -512M
-    #[arg(long, short, value_name = "SIZE", group = "sizes", value_parser = read_size, allow_hyphen_values = true)]
-    memory: Option<Change<Bytes>>,
-    /// The guest's vCPUs: 4, or a step such as +2 or -1
-    #[arg(long, short = 'v', value_name = "COUNT", group = "sizes", value_parser = read_count, allow_hyphen_values = true)]
-    vcpus: Option<Change<u32>>,
-    /// How memory changes; by default virtio-mem where there is a device, else DIMMs, and never the balloon
-    #[arg(long, value_enum, requires = "memory")]
-    mechanism: Option<MechanismArg>,
-    /// The NUMA node that memory is added to or taken from; by default nodes are kept balanced
-    #[arg(long, value_name = "N", requires = "memory")]
-    node: Option<u32>,
-    /// The zone that new memory goes to in a Linux guest: movable memory can be removed again, kernel memory can hold
-    /// anything. By default movable where the guest takes it; `movable` by name is had or refused
-    #[arg(long, value_enum, default_value = "auto", hide_default_value = true)]
-    zone: ZoneArg,
-    #[command(flatten)]
-    pub(crate) machine: Machine,
-}
-
-impl Resize {
-    /// What is asked for.
-    pub(crate) fn wanted(&self) -> Wanted {
-        Wanted {
-            memory: self.memory,
-            vcpus: self.vcpus,
-            mechanism: self.mechanism.map(MechanismArg::into),
-            node: self.node,
-            zone: self.zone.into(),
-            ..Wanted::default()
-        }
-    }
 }
 
 /// A memory device to be described.
@@ -292,48 +286,6 @@ fn read_whole_size(text: &str) -> Result<Bytes, BadSize> {
     if text == "0" { Ok(Bytes::ZERO) } else { parse_size(text) }
 }
 
-/// How memory changes.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum MechanismArg {
-    /// DIMMs, plugged and unplugged
-    Dimm,
-    /// A virtio-mem device's size
-    VirtioMem,
-    /// The balloon: takes memory without removing it
-    Balloon,
-}
-
-impl From<MechanismArg> for Mechanism {
-    fn from(arg: MechanismArg) -> Mechanism {
-        match arg {
-            MechanismArg::Dimm => Mechanism::Dimm,
-            MechanismArg::VirtioMem => Mechanism::VirtioMem,
-            MechanismArg::Balloon => Mechanism::Balloon,
-        }
-    }
-}
-
-/// The zone of new memory.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum ZoneArg {
-    /// Movable where that is possible and wise, else as the guest chooses
-    Auto,
-    /// Movable, or a refusal
-    Movable,
-    /// As the guest's kernel chooses
-    Kernel,
-}
-
-impl From<ZoneArg> for ZoneWish {
-    fn from(arg: ZoneArg) -> ZoneWish {
-        match arg {
-            ZoneArg::Auto => ZoneWish::Auto,
-            ZoneArg::Movable => ZoneWish::Movable,
-            ZoneArg::Kernel => ZoneWish::Kernel,
-        }
-    }
-}
-
 /// The value of `--connect`, where it makes sense.
 fn read_connection(text: &str) -> Result<String, String> {
     if text.is_empty() {
@@ -350,23 +302,17 @@ fn read_connection(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn read_size(text: &str) -> Result<Change<Bytes>, BadSize> {
-    parse_change(text)
-}
-
-fn read_count(text: &str) -> Result<Change<u32>, BadCount> {
-    parse_count(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use scale::units::Change;
+    use scale::wanted::{Mechanism, Wanted, ZoneWish};
 
     fn wanted(words: &str) -> Wanted {
         let words = format!("supple plan /run/q.sock {words}");
         match Cli::try_parse_from(words.split_whitespace()).map(|cli| cli.command) {
-            Ok(Command::Plan(resize)) => resize.wanted(),
+            Ok(Command::Plan(resize)) => resize.read().expect("options alone").wanted,
             other => panic!("{words}: {other:?}"),
         }
     }
@@ -407,6 +353,50 @@ mod tests {
         assert!(said.contains("--memory") && said.contains("--vcpus"), "{said}");
         let said = refused("supple plan /run/q.sock --vcpus 2 --node 1");
         assert!(said.contains("--memory"), "{said}");
+    }
+
+    #[test]
+    fn disks_and_limits_are_read() {
+        let all = wanted(
+            "--cpu-limit 2.5 --cpu-weight 200 --disk vda=40G --disk vdb=+10G --disk-iops vda=2000 \
+             --disk-rate vda=read:200M --nic eth0=500mbit/1gbit --ip 203.0.113.7=100mbit --ip 2001:db8::7@eth0=none",
+        );
+        assert_eq!(all.cpu_weight.map(scale::setting::Weight::get), Some(200));
+        assert_eq!(all.disks["vda"].size, Some(Change::To(Bytes::gib(40))));
+        assert_eq!(all.disks["vdb"].size, Some(Change::Grow(Bytes::gib(10))));
+        assert!(!all.disks["vda"].iops.is_keep() && !all.disks["vda"].rate.is_keep());
+        assert_eq!((all.nics.len(), all.ips.len()), (1, 2));
+        let again = refused_later("--nic eth0=1mbit --nic eth0=2mbit");
+        assert!(again.contains("given twice for eth0"), "{again}");
+        let unclear = refused("supple plan /run/q.sock --nic eth0=500M");
+        assert!(unclear.contains("500mbit for bits") && unclear.contains("4gbit"), "{unclear}");
+        let nameless = refused("supple plan /run/q.sock --disk 40G");
+        assert!(nameless.contains("vda=40G"), "{nameless}");
+    }
+
+    /// What is refused once all options are read.
+    fn refused_later(words: &str) -> String {
+        let words = format!("supple plan /run/q.sock {words}");
+        match Cli::try_parse_from(words.split_whitespace()).map(|cli| cli.command) {
+            Ok(Command::Plan(resize)) => resize.read().expect_err("two of one").text(100),
+            other => panic!("{words}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn options_count_before_the_file_and_it_may_name_the_machine() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("web1.toml");
+        std::fs::write(&path, "vm = \"web1\"\nmemory = \"8G\"\nvcpus = 4\n").expect("a file");
+        let command = ["supple", "plan", "-c", "qemu:///system", "--vcpus", "2", "-f"].map(str::to_owned);
+        let words = command.into_iter().chain([path.display().to_string()]);
+        let Cli { mut command, connect } = Cli::try_parse_from(words).expect("a command");
+        command.connect(connect.as_deref()).expect("a machine of libvirt's");
+        let Command::Plan(resize) = command else { panic!("{command:?}") };
+        let Request { machine, wanted } = resize.read().expect("a wish");
+        assert_eq!(machine.vm.to_string(), "qemu:///system#web1");
+        assert_eq!(wanted.memory, Some(Change::To(Bytes::gib(8))));
+        assert_eq!(wanted.vcpus, Some(Change::To(2)));
     }
 
     #[test]

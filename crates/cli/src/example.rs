@@ -1,12 +1,16 @@
 //! A machine as the tests of what is shown need it: q35, 1 GiB and one DIMM of 2 GiB half online, 3 of 4 vCPUs.
 
 use scale::observed::{
-    Accel, Balloon, Dimm, DimmKind, Guest, GuestFacts, GuestVcpu, Host, Known, Machine, MemBlock, MemInfo,
-    Memory, Node, Observed, VcpuProps, VcpuSlot, VcpuState, Vcpus, Version,
+    Accel, Balloon, Dimm, DimmKind, Disk, DiskBus, Guest, GuestDisk, GuestFacts, GuestVcpu, Host, IpRate,
+    Known, Layer, LayerKind, Lies, Machine, MemBlock, MemInfo, Memory, Nic, Node, Observed, Pool, RateGrain,
+    VcpuProps, VcpuSlot, VcpuState, Vcpus, Version,
 };
 use scale::plan::{Act, Asked, Basis, Plan, Proof, Sizes, Step, Strength, Zone};
 use scale::report::{GuestSizes, Report, StepReport, Verdict};
 use scale::run::Outcome;
+use scale::setting::{
+    BitRate, Burst, CpuPower, DiskIo, Iops, Millicpus, NicRate, Rate, Throttle, Throttles, Weight,
+};
 use scale::time::{Moment, Span};
 use scale::units::Bytes;
 
@@ -97,6 +101,65 @@ fn guest() -> GuestFacts {
             free: Bytes::new(1_900_000 << 10),
         }),
         ..GuestFacts::default()
+    }
+}
+
+/// A machine in agreement with limited CPU power, a disk of 20 GiB with ext4 on its first partition, and a NIC of which
+/// one address has a limit of its own.
+pub(crate) fn furnished() -> Observed {
+    let mut seen = in_agreement();
+    let weight = Weight::new(200).expect("a weight");
+    seen.power = Known::Is(CpuPower { limit: Some(Millicpus::new(2500)), weight });
+    let average = BitRate::mbit(100);
+    let rate = Some(Rate { average, peak: None, burst: Some(Rate::usual_burst(average)) });
+    let ip = "203.0.113.7".parse().expect("an address");
+    seen.nics = Known::Is(vec![Nic {
+        name: "52:54:00:00:00:01".to_owned(),
+        aliases: vec!["net0".to_owned(), "eth0".to_owned()],
+        tap: Some("vnet3".to_owned()),
+        addresses: vec![ip],
+        rate: Known::Is(NicRate::default()),
+        ips: Known::Is(vec![IpRate { ip, rate: NicRate { to_guest: rate, from_guest: None } }]),
+        grain: RateGrain::default(),
+    }]);
+    seen.disks = Known::Is(vec![disk()]);
+    seen
+}
+
+fn disk() -> Disk {
+    let steady = Iops::new(2000);
+    let total = Some(Throttle { steady, burst: Some(Burst { to: Iops::new(4000), seconds: 10 }) });
+    let filesystem = Layer {
+        device: "/dev/vda1".to_owned(),
+        kind: LayerKind::Filesystem { kind: "ext4".to_owned(), mount: Some("/".to_owned()) },
+        size: Bytes::mib(19 * 1024 + 512),
+        above: Vec::new(),
+    };
+    let partition = Layer {
+        device: "/dev/vda1".to_owned(),
+        kind: LayerKind::Partition { number: 1, start: Bytes::mib(1), table: "gpt".to_owned() },
+        size: Bytes::gib(20) - Bytes::mib(2),
+        above: vec![filesystem],
+    };
+    Disk {
+        name: "vda".to_owned(),
+        aliases: vec!["virtio-disk0".to_owned()],
+        bus: DiskBus::Virtio,
+        format: "qcow2".to_owned(),
+        size: Bytes::gib(20),
+        read_only: false,
+        busy: Vec::new(),
+        lies: Lies::File {
+            path: "/var/lib/libvirt/images/web1.qcow2".to_owned(),
+            taken: Bytes::gib(3),
+            filesystem: Some(Pool { name: "/var".to_owned(), free: Bytes::gib(100) }),
+        },
+        io: Known::Is(DiskIo { iops: Throttles { total, ..Throttles::default() }, ..DiskIo::default() }),
+        guest: Known::Is(GuestDisk {
+            device: "/dev/vda".to_owned(),
+            size: Bytes::gib(20),
+            layers: vec![partition],
+        }),
     }
 }
 

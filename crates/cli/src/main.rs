@@ -15,6 +15,8 @@ mod driver;
 #[cfg(test)]
 mod example;
 mod failure;
+mod file;
+mod get;
 mod guest;
 #[cfg(feature = "libvirt")]
 mod kept;
@@ -58,9 +60,10 @@ fn main() -> ExitCode {
         Command::List(output) => (output.json, list::run(connect.as_deref(), &output)),
         Command::Doctor(asked) => (asked.output.json, doctor::run(&asked, connect.as_deref())),
         Command::Observe(machine) => (machine.output.json, observe::run(&machine)),
-        Command::Plan(resize) => (resize.machine.output.json, plan::run(&resize)),
+        Command::Get { machine, format } => (machine.output.json, get::run(&machine, format)),
+        Command::Plan(resize) => (resize.output.json, resize.read().and_then(|asked| plan::run(&asked))),
         Command::Apply { resize, yes, live_only } => {
-            (resize.machine.output.json, apply::run(&resize, yes, live_only))
+            (resize.output.json, resize.read().and_then(|asked| apply::run(&asked, yes, live_only)))
         }
         Command::Why { vm, output } => (output.json, why::run(&vm, &output)),
         Command::Guest(Guest::UdevRule(output)) => (output.json, guest::udev_rule(&output)),

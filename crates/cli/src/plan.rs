@@ -4,23 +4,21 @@ use drive::resize::observe;
 use scale::limits::Limits;
 use scale::plan::plan;
 
-use crate::args::Resize;
+use crate::args::Request;
 use crate::failure::{DONE, Failure};
 use crate::show::plan::{Purpose, plan as show};
 use crate::target::{block_on, history, open};
 use crate::{screen, wire};
 
 /// Carries the command out; its exit status.
-pub(crate) fn run(resize: &Resize) -> Result<u8, Failure> {
+pub(crate) fn run(Request { machine, wanted }: &Request) -> Result<u8, Failure> {
     let limits = Limits::default();
-    let machine = &resize.machine;
-    let wanted = resize.wanted();
     let (seen, definition) = block_on(async {
-        let mut reached = open(machine, Some(&wanted), false, &limits).await?;
+        let mut reached = open(machine, Some(wanted), false, &limits).await?;
         let history = history(&reached.key)?;
         Ok::<_, Failure>((observe(&mut reached.driver, &history).await?, reached.driver.definition()))
     })?;
-    let plan = plan(&seen, &wanted, &limits).map_err(Failure::Refused)?;
+    let plan = plan(&seen, wanted, &limits).map_err(Failure::Refused)?;
     if machine.output.json {
         screen::say(&wire::Document::Plan((&plan).into()).render());
     } else {

@@ -2,6 +2,7 @@
 
 pub(crate) mod doctor;
 pub(crate) mod guests;
+pub(crate) mod limits;
 #[cfg(feature = "libvirt")]
 pub(crate) mod list;
 pub(crate) mod observed;
@@ -62,7 +63,14 @@ pub(crate) fn as_options(asked: &Asked, wanted: &Wanted) -> String {
         ZoneWish::Movable => Some("--zone movable".to_owned()),
         ZoneWish::Kernel => Some("--zone kernel".to_owned()),
     };
-    [memory, vcpus, mechanism, node, zone].into_iter().flatten().collect::<Vec<_>>().join(" ")
+    let further = limits::as_options(asked, wanted);
+    [memory, vcpus, mechanism, node, zone].into_iter().flatten().chain(further).collect::<Vec<_>>().join(" ")
+}
+
+/// All that is asked for: `memory 3 GiB, 3 vCPUs, disk vda 40 GiB`.
+pub(crate) fn wish(asked: &Asked) -> String {
+    let sizes = Some(sizes(asked.memory, asked.vcpus)).filter(|sizes| !sizes.is_empty());
+    sizes.into_iter().chain(limits::wish(asked)).collect::<Vec<_>>().join(", ")
 }
 
 /// `memory 3 GiB, 3 vCPUs`.

@@ -5,6 +5,7 @@
 //! in UTC; what is not known is `null`, never absent and never zero. docs/json.md lists them for readers.
 
 pub(crate) mod doctor;
+pub(crate) mod limits;
 #[cfg(feature = "libvirt")]
 pub(crate) mod list;
 pub(crate) mod memory;
@@ -77,11 +78,24 @@ pub(crate) struct Asked {
     pub(crate) memory_bytes: Option<u64>,
     /// Total vCPUs; null where none were asked for.
     pub(crate) vcpus: Option<u32>,
+    /// Disks; empty where none were asked for.
+    pub(crate) disks: Vec<limits::DiskSize>,
+    /// Limits, each with its whole value; empty where none were asked for.
+    pub(crate) limits: Vec<limits::Limit>,
 }
 
 impl From<&scale::plan::Asked> for Asked {
     fn from(asked: &scale::plan::Asked) -> Asked {
-        Asked { memory_bytes: asked.memory.map(scale::units::Bytes::get), vcpus: asked.vcpus }
+        Asked {
+            memory_bytes: asked.memory.map(scale::units::Bytes::get),
+            vcpus: asked.vcpus,
+            disks: asked
+                .disks
+                .iter()
+                .map(|(disk, size)| limits::DiskSize { disk: disk.clone(), size_bytes: size.get() })
+                .collect(),
+            limits: asked.settings.iter().map(limits::Limit::from).collect(),
+        }
     }
 }
 
@@ -259,6 +273,8 @@ mod tests {
     fn every_field_is_in_the_guide() {
         let mut keys = Vec::new();
         every_document().iter().for_each(|document| collect(document, &mut keys));
+        let furnished = observed::Observed::of(&example::furnished(), None, None);
+        collect(&parsed(&Document::Observed(Box::new(furnished))), &mut keys);
         assert!(keys.len() > 150, "{}", keys.len());
         for key in keys {
             assert!(GUIDE.contains(&format!("`{key}`")) || GUIDE.contains(&format!("{key}[]`")), "{key}");

@@ -6,7 +6,7 @@ use scale::units::Bytes;
 
 use crate::drift::{Blocks, Drift, Kind, MEMORY, VCPUS, drift};
 use crate::paint::{BOLD, DIM, GOOD, PLAIN, WARN, paint};
-use crate::show::{guest_line, headline, paragraph};
+use crate::show::{guest_line, headline, limits, paragraph};
 use crate::table::{Cell, Column, Table};
 use crate::words::{about, count};
 
@@ -34,6 +34,7 @@ pub(crate) fn observed(seen: &Observed, address: &str, room: usize) -> String {
     }
     balloon_row(&mut table, seen);
     vcpu_row(&mut table, seen, &drifts);
+    limits::rows(&mut table, seen);
     host_row(&mut table, seen);
 
     let mut out = headline(&seen.machine, address, room);

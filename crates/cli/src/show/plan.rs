@@ -6,8 +6,8 @@ use scale::setting::Setting;
 use scale::time::Span;
 
 use crate::driver::Definition;
-use crate::paint::{BOLD, DIM, GOOD, PLAIN, paint};
-use crate::show::{aside, headline, paragraph};
+use crate::paint::{BOLD, DIM, GOOD, PLAIN, WARN, paint};
+use crate::show::{aside, headline, limits, paragraph};
 use crate::table::{Cell, Column, Table};
 
 const COLUMNS: [Column; 5] = [
@@ -37,10 +37,19 @@ pub(crate) fn plan(plan: &Plan, machine: &Machine, address: &str, purpose: Purpo
     if plan.steps.is_empty() {
         out.push_str(&nothing_to_do(plan));
     } else {
-        out.push_str(&format!("{}\n\n{}", change(plan.from, plan.to), table(plan).render(room)));
+        out.push_str(&paragraph("", &changes(plan), room));
+        out.push_str(&format!("\n{}", table(plan).render(room)));
     }
-    if !plan.notes.is_empty() {
+    if !plan.notes.is_empty() || !plan.unmet.is_empty() {
         out.push('\n');
+    }
+    for unmet in &plan.unmet {
+        out.push_str(&paragraph("PARTIAL: ", &unmet.why, room).replacen(
+            "PARTIAL",
+            &paint(WARN, "PARTIAL"),
+            1,
+        ));
+        out.push_str(&paragraph("by hand: ", &unmet.by_hand, room));
     }
     for note in &plan.notes {
         out.push_str(&paragraph("note: ", note, room));
@@ -57,7 +66,17 @@ pub(crate) fn plan(plan: &Plan, machine: &Machine, address: &str, purpose: Purpo
 
 fn nothing_to_do(plan: &Plan) -> String {
     let Sizes { memory, vcpus } = plan.from;
-    format!("nothing to do: {} already\n", crate::show::sizes(Some(memory), Some(vcpus)))
+    let sizes = [crate::show::sizes(Some(memory), Some(vcpus))];
+    let all: Vec<String> = sizes.into_iter().chain(limits::wish(&plan.asked)).collect();
+    format!("nothing to do: {} already\n", all.join(", "))
+}
+
+/// All that changes; sizes of memory and vCPUs only where nothing but those, or they too, were asked for.
+fn changes(plan: &Plan) -> String {
+    let further = limits::changes(plan);
+    let sizes = plan.asked.memory.is_some() || plan.asked.vcpus.is_some() || further.is_empty();
+    let sizes = sizes.then(|| change(plan.from, plan.to));
+    sizes.into_iter().chain(further).collect::<Vec<_>>().join(", ")
 }
 
 /// `memory 1 GiB -> 3 GiB, vCPUs 1 -> 3`; a size that stays is said to stay.

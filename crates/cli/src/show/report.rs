@@ -9,18 +9,17 @@ use scale::run::Outcome;
 use scale::time::Moment;
 
 use crate::paint::{BAD, BOLD, DIM, GOOD, WARN, paint};
-use crate::show::{as_options, how_far, paragraph, sizes};
+use crate::show::{as_options, how_far, paragraph, sizes, wish};
 use crate::words::{about, ago, count, when};
 
 /// A report: the verdict, the guest's own account and, where it is not all well, what is left.
 pub(crate) fn report(report: &Report, room: usize) -> String {
     if nothing_done(report) {
         let is = report.achieved.unwrap_or(report.from);
-        return format!(
-            "{}: {} already\n",
-            paint(GOOD, "nothing to do"),
-            sizes(Some(is.memory), Some(is.vcpus))
-        );
+        let further = super::limits::wish(&report.asked);
+        let all = [sizes(Some(is.memory), Some(is.vcpus))].into_iter().chain(further);
+        let all = all.collect::<Vec<_>>().join(", ");
+        return format!("{}: {all} already\n", paint(GOOD, "nothing to do"));
     }
     let mut out = format!("{}\n", headline(report));
     if let Some(shows) = guest_shows(report.guest) {
@@ -70,10 +69,16 @@ fn changes(report: &Report) -> String {
         .map(|asked| one_change("memory", report.from.memory, now.map(|n| n.memory), asked));
     let vcpus =
         report.asked.vcpus.map(|asked| one_change("vCPUs", report.from.vcpus, now.map(|n| n.vcpus), asked));
-    [memory, vcpus].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    let further = super::limits::outcomes(report);
+    [memory, vcpus].into_iter().flatten().chain(further).collect::<Vec<_>>().join(", ")
 }
 
-fn one_change<T: PartialEq + std::fmt::Display>(what: &str, from: T, now: Option<T>, asked: T) -> String {
+pub(crate) fn one_change<T: PartialEq + std::fmt::Display>(
+    what: &str,
+    from: T,
+    now: Option<T>,
+    asked: T,
+) -> String {
     match now {
         None => format!("{what} {from} -> unknown ({asked} asked)"),
         Some(now) if now == asked && from == asked => format!("{what} {asked}"),
@@ -166,7 +171,7 @@ pub(crate) fn open_run(
     reader: &Reader,
 ) -> Option<String> {
     let open = history.open()?;
-    let wish = sizes(open.plan.asked.memory, open.plan.asked.vcpus);
+    let wish = wish(&open.plan.asked);
     let began = format!("{} ({})", when(open.began, &reader.zone), ago(open.began, reader.now));
     let far = how_far(open);
     let text = match holder {

@@ -11,6 +11,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 use super::Sizes;
+use super::limits::Dimensions;
 use super::memory::Memory;
 use super::report::{Open, Pending};
 use crate::drift::{Drift, Kind, drift};
@@ -29,6 +30,9 @@ pub(crate) struct Observed {
     pub(crate) memory: Memory,
     /// Its vCPUs, as QEMU tells them.
     pub(crate) vcpus: Vcpus,
+    /// Disks, NICs and limits.
+    #[serde(flatten)]
+    pub(crate) dimensions: Dimensions,
     /// What the guest says of itself.
     pub(crate) guest: Guest,
     /// The host around the QEMU process.
@@ -163,6 +167,7 @@ impl Observed {
                 ceiling: seen.vcpus.ceiling(),
                 slots: seen.vcpus.slots.iter().map(Slot::from).collect(),
             },
+            dimensions: Dimensions::from(seen),
             guest: Guest::of(seen),
             host: Host::from(&seen.host),
             differences: drift(seen).into_iter().map(Difference::from).collect(),

@@ -19,6 +19,17 @@ pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     /// What a reader should know before consenting.
     pub(crate) notes: Vec<String>,
+    /// What the plan leaves to a person: a run of it is partial at best.
+    pub(crate) unmet: Vec<Unmet>,
+}
+
+/// Something that was asked for and cannot be done here.
+#[derive(Debug, Serialize)]
+pub(crate) struct Unmet {
+    /// What, and why not.
+    pub(crate) why: String,
+    /// What a person can do about it.
+    pub(crate) by_hand: String,
 }
 
 /// One step.
@@ -54,6 +65,11 @@ impl From<&CorePlan> for Plan {
             to: plan.to.into(),
             steps: plan.steps.iter().map(Step::from).collect(),
             notes: plan.notes.clone(),
+            unmet: plan
+                .unmet
+                .iter()
+                .map(|unmet| Unmet { why: unmet.why.clone(), by_hand: unmet.by_hand.clone() })
+                .collect(),
         }
     }
 }

@@ -7,6 +7,7 @@ use scale::run::Outcome;
 use scale::units::Bytes;
 use serde::Serialize;
 
+use super::limits::{DiskReport, LimitReport};
 use super::{Asked, Sizes};
 use crate::words::rfc3339;
 
@@ -25,6 +26,10 @@ pub(crate) struct Report {
     pub(crate) achieved: Option<Sizes>,
     /// What the guest showed after.
     pub(crate) guest: GuestSizes,
+    /// What became of each disk that was asked for.
+    pub(crate) disks: Vec<DiskReport>,
+    /// What became of each limit that was asked for.
+    pub(crate) limits: Vec<LimitReport>,
     /// `proven`, `partial` or `failed`.
     pub(crate) verdict: String,
     /// The weakest proof among the steps that the guest has a part in: `guest-confirmed`, `driver-confirmed` or
@@ -152,6 +157,8 @@ impl From<&CoreReport> for Report {
             asked: (&report.asked).into(),
             achieved: report.achieved.map(Sizes::from),
             guest: report.guest.into(),
+            disks: report.disks.iter().map(DiskReport::from).collect(),
+            limits: report.settings.iter().map(LimitReport::from).collect(),
             verdict: report.verdict.to_string(),
             strength: report.strength.map(|s| s.to_string()),
             steps: report.steps.iter().map(Step::from).collect(),

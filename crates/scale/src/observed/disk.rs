@@ -51,6 +51,20 @@ pub enum DiskBus {
     Other,
 }
 
+impl std::fmt::Display for DiskBus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            DiskBus::Virtio => "virtio",
+            DiskBus::VirtioScsi => "virtio-scsi",
+            DiskBus::Scsi => "scsi",
+            DiskBus::Ide => "ide",
+            DiskBus::Nvme => "nvme",
+            DiskBus::Usb => "usb",
+            DiskBus::Other => "other",
+        })
+    }
+}
+
 /// Where the bytes of a disk lie.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
