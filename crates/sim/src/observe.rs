@@ -176,6 +176,7 @@ impl World {
             has_probe: self.has_probe() && can("guest-file-open") && can("guest-file-write"),
             commands,
             tools: BTreeSet::new(),
+            interfaces: Vec::new(),
         }
     }
 }
