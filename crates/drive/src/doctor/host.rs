@@ -49,8 +49,14 @@ fn kvm(path: &Path) -> KvmDevice {
     match fs::File::options().read(true).write(true).open(path) {
         Ok(_) => KvmDevice::Opens,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => KvmDevice::Absent,
-        Err(error) => KvmDevice::Closed(error.to_string()),
+        Err(error) => KvmDevice::Closed(reason(&error)),
     }
+}
+
+/// An error without its number, which tells nobody more.
+fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// This host's memory and limits.

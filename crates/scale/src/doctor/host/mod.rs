@@ -220,7 +220,7 @@ fn kvm(facts: &HostFacts) -> Finding {
     let section = Section::Hypervisor;
     let slow = "without KVM machines are emulated, many times slower; they can be resized all the same";
     let started = facts.qemu.asked().and_then(|qemu| qemu.kvm);
-    let group = "usermod -aG kvm $USER";
+    let group = "sudo usermod -aG kvm $USER   # and log in again";
     match (&facts.kvm, started) {
         (KvmDevice::Opens, Some(true)) => {
             Finding::ok(section, SUBJECT, "QEMU starts with it; that a guest boots in it was not tried")
@@ -259,8 +259,12 @@ fn libvirt(facts: &HostFacts) -> Finding {
         }
         LibvirtFacts::Silent { uri, why } => {
             let found = format!("{uri} does not answer: {why}");
-            Finding::note(section, SUBJECT, found, only_qmp)
-                .on_host("systemctl start virtqemud.socket || systemctl start libvirtd.socket")
+            let own = uri.ends_with(":///session");
+            Finding::note(section, SUBJECT, found, only_qmp).on_host(if own {
+                "sudo usermod -aG libvirt $USER   # and log in again, for the host's machines"
+            } else {
+                "systemctl start virtqemud.socket || systemctl start libvirtd.socket"
+            })
         }
         LibvirtFacts::Answers(libvirt) => {
             let hypervisor = match libvirt.hypervisor {
@@ -291,7 +295,13 @@ fn same_qemu(facts: &HostFacts) -> Option<Finding> {
             found,
             "what is said of QEMU below is true for the one that was asked",
         )
-        .by_hand(format!("ask that one: supple doctor --qemu {path}"))
+        .by_hand(if path == asked.path {
+            "they have one path: libvirt sees other files than this shell, or an upgrade since it started; for that, \
+             systemctl restart libvirtd"
+                .to_owned()
+        } else {
+            format!("ask that one: supple doctor --qemu {path}")
+        })
     })
 }
 

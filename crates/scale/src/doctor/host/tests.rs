@@ -185,7 +185,10 @@ fn kvm_that_starts_is_not_said_to_boot_a_guest() {
     let facts = without(|qemu| qemu.kvm = Some(false));
     assert_eq!(about(&facts, "kvm").severity, Severity::Note);
     let facts = HostFacts { kvm: KvmDevice::Closed("Permission denied".to_owned()), ..good() };
-    assert_eq!(about(&facts, "kvm").mend, Some(Mend::OnHost("usermod -aG kvm $USER".to_owned())));
+    assert_eq!(
+        about(&facts, "kvm").mend,
+        Some(Mend::OnHost("sudo usermod -aG kvm $USER   # and log in again".to_owned()))
+    );
 }
 
 #[test]
@@ -202,11 +205,24 @@ fn without_libvirt_a_host_is_ready_for_plain_qemu() {
 }
 
 #[test]
+fn a_user_without_a_libvirt_of_his_own_is_shown_the_way_to_the_hosts() {
+    let mend = |uri: &str| {
+        let libvirt = LibvirtFacts::Silent { uri: uri.to_owned(), why: "refused".to_owned() };
+        about(&HostFacts { libvirt, ..good() }, "libvirt").mend.unwrap().text().to_owned()
+    };
+    assert!(mend("qemu:///session").starts_with("sudo usermod -aG libvirt"));
+    assert!(mend("qemu:///system").starts_with("systemctl start"));
+}
+
+#[test]
 fn a_libvirt_that_starts_another_qemu_is_told() {
     let other =
         Libvirt { hypervisor: Some(Version(10, 0, 0)), emulator: Some("/opt/qemu".to_owned()), ..libvirt() };
     let facts = HostFacts { libvirt: LibvirtFacts::Answers(Box::new(other)), ..good() };
     assert!(about(&facts, "two-qemus").mend.unwrap().text().ends_with("supple doctor --qemu /opt/qemu"));
+    let upgraded = Libvirt { hypervisor: Some(Version(7, 1, 0)), emulator: Some(whole().path), ..libvirt() };
+    let facts = HostFacts { libvirt: LibvirtFacts::Answers(Box::new(upgraded)), ..good() };
+    assert!(about(&facts, "two-qemus").mend.unwrap().text().contains("restart libvirtd"));
 }
 
 #[test]
