@@ -29,6 +29,10 @@ pub trait Hypervisor {
     /// What there is to say of acts that were accepted since the last time: done, and otherwise than one might think.
     fn remarks(&mut self) -> Vec<String>;
 
+    /// Makes up for what an earlier controller did not live to see through, now that this device has come to rest. A
+    /// driver that keeps a record of the machine besides the machine itself has it follow; others have nothing to do.
+    async fn follow(&mut self, _device: &str) {}
+
     /// The next event, or nothing when `until` is reached. Events since the last call are never lost: where a bounded
     /// queue overflowed, the answer is an `Event::Other`, upon which the caller looks for itself.
     async fn watch(&mut self, until: Moment) -> Option<Event>;

@@ -214,6 +214,11 @@ async fn reconcile(
 ) -> Result<(), ResizeError> {
     if let Some(open) = journal.history().open().cloned() {
         account.note_interrupted(&open);
+        // Of what may have been sent, a removal is pending until it is settled below.
+        let sent = open.sending.and_then(|place| place.act(&open.plan));
+        if let Some(Act::ResizeVirtioMem { id, .. } | Act::SettleVirtioMem { id }) = sent {
+            hypervisor.follow(id).await;
+        }
         journal.append(&Record::Ended { at: hypervisor.now(), end: End::Interrupted })?;
     }
     for (device, how) in journal.history().settled(seen) {
@@ -229,6 +234,7 @@ async fn reconcile(
             }
         }
         let id = device.id().to_owned();
+        hypervisor.follow(&id).await;
         journal.append(&Record::Settled { at: hypervisor.now(), device: id, how })?;
     }
     Ok(())

@@ -91,6 +91,7 @@ impl World {
         match act {
             Act::MakeKnown { device, after } => self.make_known(device, *after, until),
             Act::OnlineBlocks { device, zone } => {
+                self.await_blocks(device, until);
                 let blocks = self.said_blocks(device).unwrap_or_default();
                 self.each_block(&blocks, until, pace::ONLINE, |world, index| world.online_block(index, *zone))
             }
@@ -174,6 +175,17 @@ impl World {
             pause = pause.times(2).min(pace::BUSY_MAX);
         }
         self.offline_block(index)
+    }
+
+    /// A driver waits for blocks that the guest has yet to show, for a while.
+    fn await_blocks(&mut self, device: &str, until: Moment) {
+        let least = self.qemu.blocks_at_least(device, self.guest.block);
+        let until = until.min(self.clock.now + pace::APPEARS);
+        while self.said_blocks(device).is_some_and(|said| (said.len() as u64) < least)
+            && self.clock.now < until
+        {
+            self.pass(pace::AGENT);
+        }
     }
 
     fn online_vcpus_up_to(&mut self, count: usize) {

@@ -19,6 +19,8 @@ pub(crate) mod pace {
     pub(crate) const ACPI: Span = Span::millis(40);
     /// From the guest's decision to give a device up to its end.
     pub(crate) const EJECT: Span = Span::millis(45);
+    /// How long a driver waits for blocks that the guest does not show.
+    pub(crate) const APPEARS: Span = Span::secs(10);
     /// Onlining one block or vCPU.
     pub(crate) const ONLINE: Span = Span::millis(4);
     /// Emptying one block.

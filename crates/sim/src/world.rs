@@ -77,6 +77,22 @@ impl World {
         self.guest.available(self.held())
     }
 
+    /// What QEMU has of memory: at boot, in DIMMs, and by virtio-mem. The balloon takes nothing from it.
+    pub fn plugged_memory(&self) -> Bytes {
+        let virtio: Bytes = self.qemu.virtio_mem.iter().map(|v| v.size).sum();
+        self.qemu.boot + self.qemu.dimm_total() + virtio
+    }
+
+    /// vCPUs that QEMU has.
+    pub fn plugged_vcpus(&self) -> usize {
+        self.qemu.taken_places().count()
+    }
+
+    /// Memory in blocks that the guest uses.
+    pub fn online_memory(&self) -> Bytes {
+        self.guest.blocks.values().filter(|b| b.online).map(|b| b.size).sum()
+    }
+
     /// vCPUs that the guest uses.
     pub fn online_vcpus(&self) -> usize {
         self.guest.vcpus.values().filter(|online| **online).count()

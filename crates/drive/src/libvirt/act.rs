@@ -1,6 +1,6 @@
 //! Acts as libvirt's calls, each on the running domain and on the definition that its next start takes, so that both
-//! stay equal. A removal is asked of the running domain first; the definition follows when the device is gone, because
-//! libvirt itself would count a guest that has not answered in 5 s as success (9.0 and 11.3).
+//! stay equal. A removal is asked of the running domain first; the definition follows when the device is gone (see
+//! `definition`), because libvirt itself would count a guest that has not answered in 5 s as success (9.0 and 11.3).
 
 use std::time::Duration;
 
@@ -8,44 +8,33 @@ use scale::plan::Act;
 use scale::units::Bytes;
 use tokio::time::Instant;
 
+use super::definition::{Definition, Leaving, described, vcpu_number};
 use super::domain::Domain;
 use super::error::{Code, Error};
 use super::pool::{CallError, Lane};
 use super::terms::{Affect, Xml};
 use crate::ApplyError;
-use crate::domxml::{self, DeviceKind, DeviceWish, MemoryDevice, MemoryModel, device_xml, with_requested};
+use crate::domxml::{DeviceKind, DeviceWish, MemoryDevice, MemoryModel, device_xml, with_requested};
 use crate::guest::onlining;
 use crate::guest::reach::Reach;
 use crate::qmp::act::{REQUESTED, guard, make_known, offline, online, path};
 use crate::qmp::driver::duration;
 use crate::qmp::monitor::Monitor;
 
-/// How long libvirt may take to change a definition.
-const DEFINITION: Duration = Duration::from_secs(30);
-
 /// What changes one domain.
 #[derive(Debug)]
 pub(super) struct Hand {
     domain: Domain,
     lane: Lane,
-    /// Whether the definition follows: it is there, and it is wanted.
-    keeps: bool,
+    pub(super) definition: Definition,
     /// How long the guest may take to empty one memory block.
     block: Duration,
-    /// What was asked to leave and is still in the definition.
-    leaving: Vec<(String, Leaving)>,
-    not_followed: Vec<String>,
-}
-
-#[derive(Debug, Clone)]
-enum Leaving {
-    Memory(Box<MemoryDevice>),
-    Vcpu(String),
 }
 
 impl Hand {
-    pub(super) fn new(domain: Domain, lane: Lane, persistent: bool, block: Duration) -> Hand {
-        Hand { domain, lane, keeps: persistent, block, leaving: Vec::new(), not_followed: Vec::new() }
+    pub(super) fn new(domain: Domain, lane: Lane, is_persistent: bool, block: Duration) -> Hand {
+        let definition = Definition::new(domain.clone(), lane.clone(), is_persistent);
+        Hand { domain, lane, definition, block }
     }
 
     pub(super) fn domain(&self) -> &Domain {
@@ -54,19 +43,6 @@ impl Hand {
 
     pub(super) fn lane(&self) -> &Lane {
         &self.lane
-    }
-
-    /// Whether the definition follows, where there is one.
-    pub(super) fn keep_definition(&mut self, keeps: bool) {
-        self.keeps = self.keeps && keeps;
-    }
-
-    pub(super) fn keeps(&self) -> bool {
-        self.keeps
-    }
-
-    pub(super) fn not_followed(&self) -> &[String] {
-        &self.not_followed
     }
 
     /// Carries out one act by `until`.
@@ -98,11 +74,11 @@ impl Hand {
             }
             // A target is absolute, and a balloon may still be on its way to an earlier one.
             Act::SetBalloon { to, .. } => {
-                let (affect, to) = (self.both(), *to);
+                let (affect, to) = (self.definition.both(), *to);
                 self.change("the balloon's target", until, move |domain| domain.set_memory(to, affect)).await
             }
             Act::PlugVcpu { id, .. } => {
-                let (number, affect) = (number(id)?, self.both());
+                let (number, affect) = (number(id)?, self.definition.both());
                 self.change("a vCPU's plugging", until, move |domain| domain.set_vcpu(&number, true, affect))
                     .await
             }
@@ -118,19 +94,6 @@ impl Hand {
                 Err(ApplyError::Refused(format!("this driver does not {act}")))
             }
         }
-    }
-
-    /// Takes note that a device is no more, and takes it out of the definition.
-    pub(super) async fn gone(&mut self, id: &str) {
-        let Some(at) = self.leaving.iter().position(|(leaving, _)| leaving == id) else { return };
-        let (id, what) = self.leaving.remove(at);
-        let left = match what {
-            Leaving::Memory(device) => self.forget_memory(*device).await,
-            Leaving::Vcpu(number) => {
-                self.define(move |domain| domain.set_vcpu(&number, false, Affect::Config)).await
-            }
-        };
-        self.note(&format!("the removal of {id}"), left);
     }
 
     async fn plug_dimm(
@@ -151,19 +114,16 @@ impl Hand {
             page_size: None,
         };
         let xml = device_xml(&wish).map_err(|error| ApplyError::Refused(error.to_string()))?;
-        let affect = self.both();
+        let affect = self.definition.both();
         self.change("a DIMM's plugging", until, move |domain| domain.attach(&xml, affect)).await
     }
 
     async fn unplug_dimm(&mut self, id: &str, until: Instant) -> Result<(), ApplyError> {
-        let device =
-            self.memory_device(Xml::Live, until, |device| device.alias.as_deref() == Some(id)).await?;
-        let device =
-            device.ok_or_else(|| ApplyError::Refused(format!("libvirt lists no memory device {id}")))?;
+        let device = self.memory_device(id, until).await?;
         let alias = id.to_owned();
         self.change("a DIMM's removal", until, move |domain| domain.detach_alias(&alias, Affect::Live))
             .await?;
-        self.leaves(id, Leaving::Memory(Box::new(device)));
+        self.definition.leaves(id, Leaving::Memory(Box::new(device)));
         Ok(())
     }
 
@@ -178,83 +138,31 @@ impl Hand {
             Err(CallError::Libvirt(error)) if is_unanswered(&error) => {}
             Err(error) => return Err(refused(error)),
         }
-        self.leaves(id, Leaving::Vcpu(number));
+        self.definition.leaves(id, Leaving::Vcpu(number));
         Ok(())
-    }
-
-    fn leaves(&mut self, id: &str, what: Leaving) {
-        self.leaving.retain(|(leaving, _)| leaving != id);
-        if self.keeps {
-            self.leaving.push((id.to_owned(), what));
-        }
     }
 
     /// Asks for this much of a virtio-mem device, then has the definition follow.
     async fn request(&mut self, id: &str, size: Bytes, until: Instant) -> Result<(), ApplyError> {
-        let device =
-            self.memory_device(Xml::Live, until, |device| device.alias.as_deref() == Some(id)).await?;
-        let device =
-            device.ok_or_else(|| ApplyError::Refused(format!("libvirt lists no virtio-mem device {id}")))?;
+        let device = self.memory_device(id, until).await?;
         let xml =
             with_requested(&device.xml, size).map_err(|error| ApplyError::Refused(error.to_string()))?;
         self.change("a virtio-mem device's size", until, move |domain| domain.update(&xml, Affect::Live))
             .await?;
-        if self.keeps {
-            let followed = self.request_next(&device, size).await;
-            self.note(&format!("the size of {id}"), followed);
-        }
+        self.definition.requested(&device, size).await;
         Ok(())
     }
 
-    async fn request_next(&self, device: &MemoryDevice, size: Bytes) -> Result<(), String> {
-        let next = self.in_definition(device).await?;
-        let next = next.ok_or("the definition has no such device")?;
-        let xml = with_requested(&next.xml, size).map_err(|error| error.to_string())?;
-        self.define(move |domain| domain.update(&xml, Affect::Config)).await
-    }
-
-    async fn forget_memory(&self, device: MemoryDevice) -> Result<(), String> {
-        match self.in_definition(&device).await? {
-            Some(next) => self.define(move |domain| domain.detach(&next.xml, Affect::Config)).await,
-            // It was plugged into the running machine alone.
-            None => Ok(()),
-        }
-    }
-
-    /// The same device in the definition. Aliases of libvirt's own making are not in there, and a virtio-mem device has
-    /// no address there before 9.4.
-    async fn in_definition(&self, live: &MemoryDevice) -> Result<Option<MemoryDevice>, String> {
-        let alike = |device: &MemoryDevice| {
-            device.model == live.model && device.size == live.size && device.node == live.node
+    /// A memory device of the running domain.
+    async fn memory_device(&self, id: &str, until: Instant) -> Result<MemoryDevice, ApplyError> {
+        let description = described(&self.domain, &self.lane, Xml::Live, until).await;
+        let devices = description.map_err(ApplyError::Refused)?.memory_devices;
+        let is_ours = |device: &MemoryDevice| {
+            matches!(device.model, MemoryModel::Dimm | MemoryModel::VirtioMem)
+                && device.alias.as_deref() == Some(id)
         };
-        let number = |device: &MemoryDevice| device.slot.map(|slot| slot.number);
-        let same = |device: &MemoryDevice| match (&device.alias, &live.alias) {
-            (Some(a), Some(b)) => a == b,
-            _ => alike(device) && (number(device).is_none() || number(device) == number(live)),
-        };
-        self.memory_device(Xml::Inactive, Instant::now() + DEFINITION, same)
-            .await
-            .map_err(|error| error.to_string())
-    }
-
-    async fn memory_device(
-        &self,
-        which: Xml,
-        until: Instant,
-        is_it: impl Fn(&MemoryDevice) -> bool,
-    ) -> Result<Option<MemoryDevice>, ApplyError> {
-        let domain = self.domain.clone();
-        let xml = self.lane.call("a description", left(until), move || domain.xml(which)).await;
-        let xml = xml.map_err(|error| ApplyError::Refused(error.to_string()))?;
-        let description =
-            domxml::Domain::parse(&xml).map_err(|error| ApplyError::Refused(error.to_string()))?;
-        let is_ours =
-            |device: &&MemoryDevice| matches!(device.model, MemoryModel::Dimm | MemoryModel::VirtioMem);
-        Ok(description.memory_devices.iter().filter(is_ours).find(|device| is_it(device)).cloned())
-    }
-
-    fn both(&self) -> Affect {
-        if self.keeps { Affect::Both } else { Affect::Live }
+        let found = devices.into_iter().find(is_ours);
+        found.ok_or_else(|| ApplyError::Refused(format!("libvirt lists no memory device {id}")))
     }
 
     async fn change(
@@ -266,21 +174,6 @@ impl Hand {
         let domain = self.domain.clone();
         self.lane.call(what, left(until), move || call(&domain)).await.map_err(refused)
     }
-
-    async fn define(
-        &self,
-        call: impl FnOnce(&Domain) -> Result<(), Error> + Send + 'static,
-    ) -> Result<(), String> {
-        let domain = self.domain.clone();
-        let changed = self.lane.call("a change of the definition", DEFINITION, move || call(&domain)).await;
-        changed.map_err(|error| error.to_string())
-    }
-
-    fn note(&mut self, what: &str, followed: Result<(), String>) {
-        if let Err(why) = followed {
-            self.not_followed.push(format!("{what}: {why}"));
-        }
-    }
 }
 
 async fn requested(monitor: &Monitor, id: &str, property: &str) -> Result<Bytes, ApplyError> {
@@ -288,10 +181,8 @@ async fn requested(monitor: &Monitor, id: &str, property: &str) -> Result<Bytes,
     told.map(Bytes::new).ok_or_else(|| ApplyError::Refused(format!("there is no virtio-mem device {id}")))
 }
 
-/// libvirt's number of the vCPU that it calls `vcpu7`.
 fn number(id: &str) -> Result<String, ApplyError> {
-    let number = id.strip_prefix("vcpu").filter(|number| number.parse::<u32>().is_ok());
-    number.map(str::to_owned).ok_or_else(|| {
+    vcpu_number(id).ok_or_else(|| {
         ApplyError::Refused(format!("{id} is no vCPU of libvirt's: it was plugged behind libvirt's back"))
     })
 }

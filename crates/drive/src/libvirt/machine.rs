@@ -137,7 +137,7 @@ impl LibvirtMachine {
     /// Changes only the running machine, and leaves the definition that its next start takes as it is.
     #[must_use]
     pub fn live_only(mut self) -> LibvirtMachine {
-        self.hand.keep_definition(false);
+        self.hand.definition.keep(false);
         self
     }
 
@@ -148,12 +148,12 @@ impl LibvirtMachine {
 
     /// Whether the definition follows each change.
     pub fn keeps_definition(&self) -> bool {
-        self.hand.keeps()
+        self.hand.definition.keeps()
     }
 
     /// Changes of the running machine that its definition for the next start did not follow, with libvirt's reasons.
     pub fn not_followed(&self) -> &[String] {
-        self.hand.not_followed()
+        self.hand.definition.not_followed()
     }
 }
 
@@ -178,14 +178,18 @@ impl Hypervisor for LibvirtMachine {
 
     async fn observe(&mut self) -> Result<Observed, ObserveError> {
         refuse_while_held(self.hand.domain(), self.hand.lane()).await?;
-        observed(&self.monitor, &mut self.lasting, &mut self.reach, &self.clock).await
+        let seen = observed(&self.monitor, &mut self.lasting, &mut self.reach, &self.clock).await?;
+        self.hand.definition.gone_from(&seen).await;
+        Ok(seen)
     }
 
     async fn look(&mut self, look: &Look) -> Result<Sight, ObserveError> {
         let sight = look::look(&self.monitor, &mut self.reach, look, self.changed).await?;
         match (look, &sight) {
             (Look::DimmDevice(id), Sight::Dimm(None))
-            | (Look::VcpuDevice(id), Sight::Vcpu { plugged: false, .. }) => self.hand.gone(id).await,
+            | (Look::VcpuDevice(id), Sight::Vcpu { plugged: false, .. }) => {
+                self.hand.definition.gone(id).await
+            }
             _other_sights => {}
         }
         Ok(sight)
@@ -199,6 +203,14 @@ impl Hypervisor for LibvirtMachine {
 
     fn remarks(&mut self) -> Vec<String> {
         self.reach.remarks()
+    }
+
+    async fn follow(&mut self, device: &str) {
+        // QEMU is asked: libvirt itself learns of an emulated vCPU's end only when it looks at the machine anew.
+        let vcpu = Look::VcpuDevice(device.to_owned());
+        let sight = look::look(&self.monitor, &mut self.reach, &vcpu, self.changed).await;
+        let is_gone = matches!(sight, Ok(Sight::Vcpu { plugged: false, .. }));
+        self.hand.definition.follow(device, is_gone).await;
     }
 
     async fn watch(&mut self, until: Moment) -> Option<Event> {

@@ -1,7 +1,7 @@
 //! Machines that libvirt keeps: a driver, and below it a thin safe layer over the C library.
 //!
 //! ```text
-//! LibvirtMachine            the driver seam                             machine.rs, act.rs
+//! LibvirtMachine            the driver seam                             machine.rs, act.rs, definition.rs
 //! Kept                      a machine found, running or not             kept.rs
 //! census                    all machines at a glance                    census.rs
 //! Passthrough, AgentLine    QEMU and the guest agent through libvirt    passthrough.rs, agent.rs
@@ -19,6 +19,7 @@ mod agent;
 mod callbacks;
 mod census;
 mod connection;
+mod definition;
 mod domain;
 mod error;
 mod events;

@@ -1,6 +1,7 @@
 //! Acts as commands. One act, one change: a command is sent once, and a guard reads what the act starts from right
 //! before. Nothing is awaited but the command's own answer.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use scale::observed::{Backing, VcpuProps};
@@ -76,6 +77,8 @@ pub(super) async fn apply(
 
 /// How often blocks are looked for that come late.
 const LATE_BLOCK: Duration = Duration::from_millis(20);
+/// How long blocks of a DIMM are waited for that the guest does not show.
+const APPEARS: Duration = Duration::from_secs(10);
 pub(crate) const REQUESTED: &str = "requested-size";
 
 /// Refuses where something stands neither where the act starts from nor where it leads to (sent a second time).
@@ -190,7 +193,7 @@ pub(crate) async fn make_known(
     }
 }
 
-/// Blocks that a DIMM covers must all be there, so they need not be listed first; of virtio-mem's region only some are.
+/// Blocks that a DIMM covers are there as a rule, so they need not be listed first; of virtio-mem's region only some are.
 pub(crate) async fn online(
     monitor: &Monitor,
     reach: &mut Reach,
@@ -202,7 +205,11 @@ pub(crate) async fn online(
     let block = crate::guest::facts::block(reach).await?;
     let covered = region.blocks(block);
     if region.is_whole {
-        let blocks: Vec<u64> = covered.collect();
+        let blocks: Vec<u64> = covered.clone().collect();
+        let outcome = zones::online(reach, &blocks, zone, until).await;
+        if outcome.is_ok() || !region.fits(block) || !come_late(reach, &covered, until).await? {
+            return outcome;
+        }
         return zones::online(reach, &blocks, zone, until).await;
     }
     // The guest's driver counts memory as plugged before Linux shows its block (virtio_mem_mb_add,
@@ -214,6 +221,24 @@ pub(crate) async fn online(
         if there >= region.least(block) || Instant::now() >= until {
             return Ok(());
         }
+        tokio::time::sleep(LATE_BLOCK).await;
+    }
+}
+
+/// True where the guest shows all these blocks after a while and did not at once: they were plugged just now, by a
+/// controller that died of it, say.
+async fn come_late(reach: &mut Reach, covered: &Range<u64>, until: Instant) -> Result<bool, ApplyError> {
+    let patience = until.min(Instant::now() + APPEARS);
+    let mut late = false;
+    loop {
+        let shown = look::blocks(reach).await?;
+        if covered.clone().all(|index| shown.iter().any(|shown| shown.index == index)) {
+            return Ok(late);
+        }
+        if Instant::now() >= patience {
+            return Ok(false);
+        }
+        late = true;
         tokio::time::sleep(LATE_BLOCK).await;
     }
 }

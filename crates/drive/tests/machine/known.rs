@@ -1,4 +1,5 @@
-//! A kernel with `probe`, played: that it is recognised, and told of exactly those blocks that it does not show.
+//! Blocks that a guest does not show: they are waited for, and a kernel with `probe` (played here) is told of exactly
+//! those.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use drive::{ApplyError, Hypervisor};
-use scale::plan::Act;
+use scale::plan::{Act, Zone};
 use scale::time::Span;
 use serde_json::{Value, json};
 
@@ -30,12 +31,17 @@ fn guest(shown: &[&[u64]]) -> Table {
 
 /// Tells the guest of the recorded DIMM of 256 MiB at 0x148000000: memory41 and memory42, for blocks of 128 MiB.
 async fn tell(agent: &Party, after: Span) -> Result<(), ApplyError> {
+    apply(agent, Act::MakeKnown { device: "d".into(), after }).await
+}
+
+/// Does this to that DIMM.
+async fn apply(agent: &Party, act: Act) -> Result<(), ApplyError> {
     let dimms = json!([{"type": "dimm", "data": {"id": "d", "addr": 0x1_4800_0000_u64, "size": 256 << 20, "slot": 0,
         "node": 0, "memdev": "/objects/m", "hotplugged": true, "hotpluggable": true}}]);
     let qemu = Party::play(Table::recorded(Q35).with("query-memory-devices", dimms));
     let mut machine = open(&qemu, Some(agent)).await;
     let until = machine.now() + Span::secs(60);
-    machine.apply(&Act::MakeKnown { device: "d".into(), after }, until).await
+    machine.apply(&act, until).await
 }
 
 /// What was written to `probe`, in order.
@@ -82,6 +88,28 @@ async fn blocks_that_come_by_themselves_in_time_are_not_written() {
     let agent = Party::play(guest(&[&[0], &[0, 41], &[0, 41, 42]]));
     tell(&agent, Span::secs(2)).await.expect("found");
     assert_eq!(written(&agent), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn blocks_that_are_yet_to_come_are_put_online_when_they_are_there() {
+    const SET: &str = "guest-set-memory-blocks";
+    let answers = |response: &str| {
+        let answer = |index: u64| json!({"phys-index": index, "response": response});
+        yes(json!([answer(41), answer(42)]))
+    };
+    let online = || Act::OnlineBlocks { device: "d".into(), zone: Zone::Default };
+    let late = guest(&[&[0], &[0, 41], &[0, 41, 42]]).then(SET, answers("not-found"));
+    let agent = Party::play(late.then(SET, answers("success")));
+    apply(&agent, online()).await.expect("they came");
+    assert_eq!(agent.heard_names().iter().filter(|name| *name == SET).count(), 2);
+
+    let never = Party::play(guest(&[&[0]]).then(SET, answers("not-found")));
+    let Err(ApplyError::Refused(why)) = apply(&never, online()).await else { panic!("they never came") };
+    assert!(why.contains("no such memory block"), "{why}");
+    let there = Party::play(guest(&[&[0, 41, 42]]).then(SET, answers("operation-failed")));
+    let start = tokio::time::Instant::now();
+    assert!(apply(&there, online()).await.is_err());
+    assert!(start.elapsed() < Duration::from_secs(1), "what is there is not waited for");
 }
 
 #[tokio::test(start_paused = true)]
