@@ -1,12 +1,15 @@
-//! A lab guest that runs as a domain of the lab's libvirtd, and the lab's own way into it. It will not resize anything:
-//! that is what is tested.
+//! A lab guest that runs as a domain of the lab's libvirtd: the way into it, and what libvirt says of it. It will not
+//! resize anything: that is what is tested.
 
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use drive::domxml::{self, Drift, drift};
+use serde_json::{Value, json};
 
 use crate::cache::Cache;
 use crate::eventually::eventually;
@@ -14,6 +17,9 @@ use crate::inside::{self, Inside};
 use crate::libvirtd::Daemon;
 use crate::machine::BOOT;
 use crate::tickets::Ticket;
+
+/// How long libvirt may take to learn what there is.
+const LEVEL: Duration = Duration::from_secs(30);
 
 /// A guest that runs as a domain, and (by `Deref`) its [`Inside`]. Dropped, the domain is destroyed; its definition stays.
 #[derive(Debug)]
@@ -43,6 +49,60 @@ impl DomainGuest {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// libvirt's description of the domain as it runs, and that of its next start.
+    ///
+    /// # Errors
+    /// libvirt does not tell.
+    pub async fn described(&self) -> Result<(domxml::Domain, domxml::Domain)> {
+        let live = self.daemon.virsh(&["dumpxml", &self.name]).await?;
+        let next = self.daemon.virsh(&["dumpxml", &self.name, "--inactive"]).await?;
+        Ok((domxml::Domain::parse(&live)?, domxml::Domain::parse(&next)?))
+    }
+
+    /// How far both descriptions are apart, in what a resize changes.
+    ///
+    /// # Errors
+    /// libvirt does not tell.
+    pub async fn drifted(&self) -> Result<Vec<Drift>> {
+        let (live, next) = self.described().await?;
+        Ok(drift(&live, &next))
+    }
+
+    /// Waits until both descriptions say the same. libvirt learns of the balloon and of virtio-mem from events, of which
+    /// QEMU sends one a second; and of an emulated vCPU's end, which QEMU does not announce with its name (7.2 and 10.0
+    /// under TCG), only when it looks at the machine anew: then libvirtd is restarted, once.
+    ///
+    /// # Errors
+    /// They do not come together; the error says how far they are apart.
+    pub async fn is_level(&self) -> Result<()> {
+        let of_vcpus = |drift: &Drift| matches!(drift, Drift::Vcpus { live, next } if live > next);
+        let drifted = self.drifted().await?;
+        if !drifted.is_empty() && drifted.iter().all(of_vcpus) {
+            self.daemon.restart().await?;
+        }
+        let mut last = Vec::new();
+        let level = eventually("both descriptions say the same", LEVEL, async || {
+            last = self.drifted().await?;
+            Ok(last.is_empty().then_some(()))
+        });
+        if let Err(error) = level.await {
+            bail!("{error}: {last:#?}\n{}", self.daemon.virsh(&["dumpxml", &self.name]).await?);
+        }
+        Ok(())
+    }
+
+    /// What QEMU answers to a question, put through libvirt.
+    ///
+    /// # Errors
+    /// libvirt or QEMU refused it.
+    pub async fn ask(&self, question: &str) -> Result<Value> {
+        let line = json!({ "execute": question }).to_string();
+        let reply = self.daemon.virsh(&["qemu-monitor-command", &self.name, &line]).await?;
+        let mut reply: Value = serde_json::from_str(&reply)?;
+        ensure!(reply.get("return").is_some(), "{question}: {reply}");
+        Ok(reply["return"].take())
     }
 }
 

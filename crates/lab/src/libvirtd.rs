@@ -128,14 +128,7 @@ impl Libvirtd {
     /// # Errors
     /// It did not come back.
     pub async fn restart(&self) -> Result<()> {
-        let before = self.daemon.pid()?;
-        let process = i32::try_from(before).ok().and_then(Pid::from_raw).context("no process id")?;
-        kill_process(process, Signal::TERM)?;
-        eventually("libvirtd starts again", START, async || {
-            let there = self.daemon.pid().is_ok_and(|pid| pid != before);
-            Ok((there && self.virsh(&["version"]).await.is_ok()).then_some(()))
-        })
-        .await
+        self.daemon.restart().await
     }
 
     /// What libvirtd itself has said: its warnings and errors.
@@ -178,6 +171,17 @@ impl Daemon {
 
     pub(crate) fn guest_dir(&self, name: &str) -> PathBuf {
         self.dir.path().join("guests").join(name)
+    }
+
+    pub(crate) async fn restart(&self) -> Result<()> {
+        let before = self.pid()?;
+        let process = i32::try_from(before).ok().and_then(Pid::from_raw).context("no process id")?;
+        kill_process(process, Signal::TERM)?;
+        eventually("libvirtd starts again", START, async || {
+            let there = self.pid().is_ok_and(|pid| pid != before);
+            Ok((there && self.virsh(&["version"]).await.is_ok()).then_some(()))
+        })
+        .await
     }
 
     pub(crate) async fn virsh(&self, args: &[&str]) -> Result<String> {

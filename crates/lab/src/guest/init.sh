@@ -57,8 +57,14 @@ fi
 answer() {
     at=/run/witness/$1
     echo "$3" | base64 -d > "$at.sh"
+    read -r began _ < /proc/uptime
     timeout -s KILL "$2" sh "$at.sh" < /dev/null > "$at.out" 2> "$at.err"
     status=$?
+    if [ $status = 137 ]; then
+        # By its time limit, or by a kernel that stumbled or had no memory left?
+        read -r ended _ < /proc/uptime
+        { echo "killed; it ran from $began to $ended s"; ps; dmesg | tail -n 40; } >> "$at.err"
+    fi
     {
         printf '%s %s o' "$1" "$status"
         head -c 1048576 "$at.out" | base64 -w 0

@@ -105,15 +105,6 @@ fn the_balloon_moves_only_when_it_is_named() {
 }
 
 #[test]
-fn a_guest_without_agent_is_believed_as_far_as_it_tells() {
-    let mut stage = Stage::new(World::small().balloon(true).with(Mood::NoAgent));
-    stage.world.put(Mood::OnlinesItself(Span::millis(0)));
-    let report = stage.apply(&memory(Bytes::gib(2))).expect("granted");
-    assert_eq!((report.verdict, report.strength), (Verdict::Proven, Some(Strength::DriverConfirmed)));
-    assert!(stage.world.guest_total() > Bytes::mib(1900));
-}
-
-#[test]
 fn a_step_counts_from_where_the_machine_stands() {
     let mut stage = Stage::new(World::small());
     let more = Wanted { memory: Some(Change::Grow(Bytes::gib(1))), ..vcpus(2) };
