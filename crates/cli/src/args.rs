@@ -1,19 +1,24 @@
 //! The command line: commands, options and their help. It reads words into values and decides nothing.
 
+mod device;
 mod dimensions;
 pub(crate) mod doctor;
+mod prepare;
+mod read;
 mod resize;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use scale::units::{BadSize, Bytes, parse_size};
 use std::path::PathBuf;
 
 use crate::address::{Address, BadAddress};
 use crate::file::Format;
+pub(crate) use device::Device;
 use dimensions::LIMITS;
 use doctor::Doctor;
+pub(crate) use prepare::Prepare;
+use read::read_connection;
 pub(crate) use resize::{Request, Resize};
 
 const HELP_STYLES: Styles = Styles::styled()
@@ -57,6 +62,17 @@ Machines:
                               (qemu:///session) where the host's does not let you in
   qemu+ssh://host/system#web1 the same with its libvirt's URI, in one word
   qmp:/run/web1/qmp.sock      a machine on plain QEMU, by its QMP socket";
+
+const PREPARE_EXAMPLES: &str = "\
+Examples:
+  supple prepare web1 --max-memory 64G --slots 32 --max-vcpus 16
+  supple prepare web1 --max-memory 64G --virtio-mem --dry-run
+  supple prepare web1 --undo
+
+Exit status:
+  0    prepared, or nothing to do
+  1    libvirt took the new definition in another sense
+  2    bad input or refused: nothing was changed";
 
 const PLAN_USAGE: &str = "supple plan <VM> [--memory <SIZE>] [--vcpus <COUNT>] [OPTIONS]\n       \
                           supple plan [VM] --file <FILE> [OPTIONS]";
@@ -149,6 +165,14 @@ pub(crate) enum Command {
     /// Prepare a guest so that it puts new memory and vCPUs to use by itself
     #[command(subcommand)]
     Guest(Guest),
+    /// Give a machine of libvirt's room to grow, from its next start on
+    ///
+    /// Edits its definition, and nothing else in it: a ceiling of memory with slots, a NUMA cell where it has none, a
+    /// ceiling of vCPUs, a channel for the guest agent, a virtio-mem device. Shows the difference first, tries the result
+    /// out with a throw-away machine that has none of its disks and networks, and asks. A machine that runs is not
+    /// touched: it takes effect when it is next shut down and started. --undo takes it back.
+    #[command(after_help = PREPARE_EXAMPLES)]
+    Prepare(Prepare),
     /// Print the description of a memory device, for `virsh attach-device`
     ///
     /// The description is all that is on standard output: `supple device-xml --size 512M > dimm.xml`, then `virsh
@@ -189,6 +213,7 @@ impl Command {
             Command::Plan(resize) | Command::Apply { resize, .. } => resize.vm.as_mut(),
             Command::Why { vm, .. } => Some(vm),
             Command::Doctor(asked) => asked.vm.as_mut(),
+            Command::Prepare(prepare) => Some(&mut prepare.vm),
             Command::List(_)
             | Command::Guest(Guest::UdevRule(_))
             | Command::DeviceXml(_)
@@ -229,83 +254,11 @@ pub(crate) struct Output {
     pub(crate) json: bool,
 }
 
-/// A memory device to be described.
-#[derive(Debug, Args)]
-pub(crate) struct Device {
-    /// Its size; the most that it can give, for virtio-mem. Rounded up, and told so, where libvirt and QEMU would
-    #[arg(long, short, value_parser = read_whole_size)]
-    pub(crate) size: Bytes,
-    /// The guest's NUMA node; `none` for machines without NUMA cells (ppc64, s390x)
-    #[arg(long, default_value = "0", value_parser = read_node)]
-    pub(crate) node: Node,
-    /// The slot of a DIMM; by default libvirt takes the lowest free one
-    #[arg(long, conflicts_with = "virtio_mem")]
-    pub(crate) slot: Option<u32>,
-    /// The address of a DIMM in the guest, such as 0x100000000; by default QEMU takes the lowest free one
-    #[arg(long, value_name = "ADDRESS", value_parser = read_address, requires = "slot")]
-    pub(crate) base: Option<u64>,
-    /// libvirt's name for the device; it keeps only names that begin with ua-
-    #[arg(long)]
-    pub(crate) alias: Option<String>,
-    /// The size of the host's huge pages that the device is made of
-    #[arg(long, value_name = "SIZE", value_parser = read_whole_size)]
-    pub(crate) page_size: Option<Bytes>,
-    /// A virtio-mem device instead of a DIMM
-    #[arg(long)]
-    pub(crate) virtio_mem: bool,
-    /// The unit in which a virtio-mem device changes
-    #[arg(long, value_name = "SIZE", value_parser = read_whole_size, default_value = "2M", requires = "virtio_mem")]
-    pub(crate) block: Bytes,
-    /// How much of a virtio-mem device is asked for at first
-    #[arg(long, value_name = "SIZE", value_parser = read_whole_size, default_value = "0", requires = "virtio_mem")]
-    pub(crate) requested: Bytes,
-    #[command(flatten)]
-    pub(crate) output: Output,
-}
-
-/// A node of the guest, or none.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Node(pub(crate) Option<u32>);
-
-fn read_node(text: &str) -> Result<Node, String> {
-    match text.parse() {
-        Ok(node) => Ok(Node(Some(node))),
-        Err(_) if text == "none" => Ok(Node(None)),
-        Err(_) => Err("it is neither a number nor `none`".to_owned()),
-    }
-}
-
-fn read_address(text: &str) -> Result<u64, String> {
-    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
-    let address = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
-    address.ok_or_else(|| "it is no address; write it as 0x100000000".to_owned())
-}
-
-/// A size; zero needs no unit.
-fn read_whole_size(text: &str) -> Result<Bytes, BadSize> {
-    if text == "0" { Ok(Bytes::ZERO) } else { parse_size(text) }
-}
-
-/// The value of `--connect`, where it makes sense.
-fn read_connection(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        return Err("it is empty; give a URI such as qemu:///system, or leave it out".to_owned());
-    }
-    if text.bytes().all(|b| b.is_ascii_digit() || b == b'+' || b == b'-') {
-        return Err("it is the URI of a libvirt, as with virsh; vCPUs are --vcpus or -v".to_owned());
-    }
-    if let Some((uri, name)) = text.split_once('#') {
-        return Err(format!(
-            "it names a machine too; write `--connect '{uri}' {name}`, or the whole as the machine"
-        ));
-    }
-    Ok(text.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use scale::units::Bytes;
     use scale::units::Change;
     use scale::wanted::{Mechanism, Wanted, ZoneWish};
 

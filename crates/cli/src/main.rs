@@ -26,6 +26,10 @@ mod manual;
 mod observe;
 mod paint;
 mod plan;
+#[cfg(feature = "libvirt")]
+mod prepare;
+#[cfg(feature = "libvirt")]
+mod prepared;
 mod progress;
 mod screen;
 mod show;
@@ -45,7 +49,7 @@ use std::process::ExitCode;
 use args::{Cli, Command, Guest};
 use failure::Failure;
 #[cfg(not(feature = "libvirt"))]
-use without::list;
+use without::{list, prepare};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -68,6 +72,7 @@ fn main() -> ExitCode {
         Command::Why { vm, output } => (output.json, why::run(&vm, &output)),
         Command::Guest(Guest::UdevRule(output)) => (output.json, guest::udev_rule(&output)),
         Command::Guest(Guest::Setup(machine)) => (machine.output.json, guest::setup(&machine)),
+        Command::Prepare(asked) => (asked.output.json, prepare::run(&asked)),
         Command::DeviceXml(asked) => (asked.output.json, device::run(&asked)),
         Command::Completions { shell } => (false, manual::completions(shell)),
         Command::Man { dir } => (false, manual::pages(dir.as_deref())),

@@ -7,6 +7,8 @@ pub(crate) mod limits;
 pub(crate) mod list;
 pub(crate) mod observed;
 pub(crate) mod plan;
+#[cfg(feature = "libvirt")]
+pub(crate) mod prepare;
 pub(crate) mod refusal;
 pub(crate) mod report;
 

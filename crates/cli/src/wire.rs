@@ -11,6 +11,8 @@ pub(crate) mod list;
 pub(crate) mod memory;
 pub(crate) mod observed;
 pub(crate) mod plan;
+#[cfg(feature = "libvirt")]
+pub(crate) mod prepare;
 pub(crate) mod report;
 
 use scale::plan::{Refusal as CoreRefusal, Sizes as CoreSizes, When};
@@ -41,6 +43,9 @@ pub(crate) enum Document {
     UdevRule(UdevRule),
     /// `supple device-xml`.
     DeviceXml(DeviceXml),
+    /// `supple prepare`.
+    #[cfg(feature = "libvirt")]
+    Prepared(Box<prepare::Prepared>),
     /// There is no plan, from `plan` and `apply`. Exit status 2.
     Refusal(Refusal),
     /// Something is wrong, from any command. The exit status tells whether anything was changed.
@@ -253,7 +258,20 @@ mod tests {
             runs: true,
             room: Ok(room),
         };
-        vec![parsed(&Document::Machines(list::Machines::of("qemu:///system", &[entry])))]
+        let told = crate::prepare::Told {
+            name: "web1".to_owned(),
+            vm: "web1".to_owned(),
+            runs: false,
+            diff: String::new(),
+            changes: Vec::new(),
+            notes: Vec::new(),
+            tried: None,
+            outcome: crate::prepare::Outcome::Defined,
+        };
+        vec![
+            parsed(&Document::Machines(list::Machines::of("qemu:///system", &[entry]))),
+            parsed(&Document::Prepared(Box::new((&told).into()))),
+        ]
     }
 
     fn collect(value: &Value, keys: &mut Vec<String>) {
@@ -300,7 +318,7 @@ mod tests {
             "guests",
             "device_xml",
         ];
-        let libvirts: &[&str] = if cfg!(feature = "libvirt") { &["machines"] } else { &[] };
+        let libvirts: &[&str] = if cfg!(feature = "libvirt") { &["machines", "prepared"] } else { &[] };
         assert_eq!(keys, [libvirts, &expected].concat());
     }
 

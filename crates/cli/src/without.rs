@@ -10,3 +10,14 @@ pub(crate) mod list {
         Err(Failure::no_libvirt())
     }
 }
+
+/// `supple prepare`.
+pub(crate) mod prepare {
+    use crate::args::Prepare;
+    use crate::failure::Failure;
+
+    /// Refuses.
+    pub(crate) fn run(_: &Prepare) -> Result<u8, Failure> {
+        Err(Failure::no_libvirt())
+    }
+}

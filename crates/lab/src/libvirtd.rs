@@ -123,6 +123,15 @@ impl Libvirtd {
         DomainGuest::start(&self.daemon, name, recipe.has_agent()).await
     }
 
+    /// Starts a domain that [`Libvirtd::define`] made for `recipe`, as its definition is by now, and waits until the guest
+    /// is up.
+    ///
+    /// # Errors
+    /// As for [`Libvirtd::boot`].
+    pub async fn start_defined(&self, name: &str, recipe: &Recipe) -> Result<DomainGuest> {
+        DomainGuest::start(&self.daemon, name, recipe.has_agent()).await
+    }
+
     /// Ends libvirtd as an update of its package would, and waits for the next one. Domains run on.
     ///
     /// # Errors

@@ -1,0 +1,248 @@
+//! `supple prepare`: edits a machine's definition so that its next start can be resized while it runs; and takes the last
+//! such edit back. A running machine is not touched. What the edit is, is decided in `drive::domxml`.
+
+use drive::domxml::{self, LEFT_OUT, Obstacle, Prepared, trial};
+use drive::journal::FileJournal;
+use drive::libvirt::{Kept, Xml};
+use scale::limits::Limits;
+
+use crate::address::{Address, uuid_key};
+use crate::args::Prepare;
+use crate::failure::{DONE, Failure, PARTIAL};
+use crate::prepared::{Former, Shelf};
+use crate::show;
+use crate::target::{block_on, directory, journal};
+use crate::{kept, screen, wire};
+
+/// The attribute that holds a password.
+const SECRET: &str = " passwd=";
+
+/// Carries the command out; its exit status.
+pub(crate) fn run(asked: &Prepare) -> Result<u8, Failure> {
+    let told = block_on(carry_out(asked))?;
+    if asked.output.json {
+        screen::say(&wire::Document::Prepared(Box::new((&told).into())).render());
+    } else {
+        screen::say(&show::prepare::ending(&told, screen::columns()));
+    }
+    Ok(match told.outcome {
+        Outcome::Otherwise => PARTIAL,
+        Outcome::Already | Outcome::Shown | Outcome::Defined | Outcome::TakenBack => DONE,
+    })
+}
+
+/// What a preparation came to.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// The machine's name.
+    pub(crate) name: String,
+    /// How the user named it.
+    pub(crate) vm: String,
+    /// True where it runs, with the definition that it was started with.
+    pub(crate) runs: bool,
+    /// What was changed, or would be, as a unified diff.
+    pub(crate) diff: String,
+    /// Each change, in a sentence.
+    pub(crate) changes: Vec<String>,
+    /// What else is good to know.
+    pub(crate) notes: Vec<String>,
+    /// Whether a throw-away machine of the new definition started; nothing where none was tried.
+    pub(crate) tried: Option<bool>,
+    /// How it ended.
+    pub(crate) outcome: Outcome,
+}
+
+/// How a preparation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The machine was prepared already.
+    Already,
+    /// It was only to be shown.
+    Shown,
+    /// The definition is the new one.
+    Defined,
+    /// libvirt took the new definition, and shows another one.
+    Otherwise,
+    /// The definition is the former one again.
+    TakenBack,
+}
+
+async fn carry_out(asked: &Prepare) -> Result<Told, Failure> {
+    let Address::Libvirt(domain) = &asked.vm else {
+        return Err(Failure::bad_input(
+            "a machine on plain QEMU has no definition to edit: start it with -m SIZE,slots=N,maxmem=SIZE and -smp \
+             N,maxcpus=M; `supple prepare` is for machines of libvirt's"
+                .to_owned(),
+        ));
+    };
+    let kept = kept::find(domain, &Limits::default()).await?;
+    if !kept.call("a question to libvirt", |domain| domain.is_persistent()).await? {
+        return Err(refused(format!(
+            "{} is transient: it has no definition that a next start would take; make it persistent with `virsh define`",
+            kept.name()
+        )));
+    }
+    // With its secrets, without which it could not be defined again.
+    let before = kept.described(Xml::InactiveSecure).await?;
+    if asked.undo { take_back(asked, &kept, before).await } else { prepare(asked, &kept, before).await }
+}
+
+async fn prepare(asked: &Prepare, kept: &Kept, before: String) -> Result<Told, Failure> {
+    let domain = domxml::Domain::parse(&before).map_err(|error| refused(error.to_string()))?;
+    let host = kept.host_limits(&domain).await?;
+    let wanted = asked.wanted();
+    let prepared =
+        domxml::prepare(&before, &wanted, &host).map_err(|refusal| stands_against(&refusal.obstacles))?;
+    let mut told = told(asked, kept, &prepared).await?;
+    if prepared.is_unchanged() {
+        return Ok(told);
+    }
+    if !asked.no_trial {
+        let name = format!("supple-trial-{}", std::process::id());
+        let description = trial(&prepared.xml, &name).map_err(|error| refused(error.to_string()))?;
+        kept.try_out(&description).await.map_err(|error| {
+            refused(format!(
+                "a throw-away machine with this definition ({LEFT_OUT}) does not start: {error}; ask for less, or mend \
+                 what it names, or leave the trial out with --no-trial where you know better"
+            ))
+        })?;
+        told.tried = Some(true);
+    }
+    if asked.dry_run {
+        told.outcome = Outcome::Shown;
+        return Ok(told);
+    }
+    consent(asked, &told, "Change the definition? [y/N] ")?;
+
+    let (_lock, shelf) = hold(kept)?;
+    let former = Former { before, after: prepared.xml };
+    // Before the change: what it was must not be lost with this process.
+    shelf.put(&former)?;
+    if !kept.redefine(&former.before, &former.after).await? {
+        return Err(changed_meanwhile(kept));
+    }
+    let after = kept.described(Xml::InactiveSecure).await?;
+    let holds = domxml::prepare(&after, &wanted, &host).is_ok_and(|again| again.is_unchanged());
+    shelf.put(&Former { after, ..former })?;
+    told.outcome = if holds { Outcome::Defined } else { Outcome::Otherwise };
+    Ok(told)
+}
+
+async fn told(asked: &Prepare, kept: &Kept, prepared: &Prepared) -> Result<Told, Failure> {
+    Ok(Told {
+        name: kept.name(),
+        vm: asked.vm.to_string(),
+        runs: kept.state().await?.is_there(),
+        diff: masked(&prepared.diff),
+        changes: prepared.changes.clone(),
+        notes: prepared.notes.clone(),
+        tried: None,
+        outcome: Outcome::Already,
+    })
+}
+
+async fn take_back(asked: &Prepare, kept: &Kept, now: String) -> Result<Told, Failure> {
+    let shelf = Shelf::of(&directory(), &kept.uuid());
+    let Some(former) = shelf.take()? else {
+        return Err(refused(format!(
+            "no preparation of {} is on record here ({}), so there is none to take back",
+            kept.name(),
+            shelf.path().display()
+        )));
+    };
+    if former.after != now {
+        return Err(refused(format!(
+            "the definition of {} was changed since it was prepared, and that change would be lost; what it was before is \
+             in {}, for `virsh define` after you have merged both",
+            kept.name(),
+            shelf.path().display()
+        )));
+    }
+    let told = Told {
+        name: kept.name(),
+        vm: asked.vm.to_string(),
+        runs: kept.state().await?.is_there(),
+        diff: masked(&domxml::diff(("prepared", &now), ("former", &former.before))),
+        changes: vec!["the definition becomes what it was before the last preparation".to_owned()],
+        notes: Vec::new(),
+        tried: None,
+        outcome: if asked.dry_run { Outcome::Shown } else { Outcome::TakenBack },
+    };
+    if asked.dry_run {
+        return Ok(told);
+    }
+    consent(asked, &told, "Take the preparation back? [y/N] ")?;
+    let (_lock, shelf) = hold(kept)?;
+    if !kept.redefine(&now, &former.before).await? {
+        return Err(changed_meanwhile(kept));
+    }
+    shelf.clear()?;
+    Ok(told)
+}
+
+/// Shows what is to be done and has it confirmed.
+fn consent(asked: &Prepare, told: &Told, question: &str) -> Result<(), Failure> {
+    if !asked.output.json {
+        screen::say(&show::prepare::proposal(told, screen::columns()));
+    }
+    if asked.yes {
+        return Ok(());
+    }
+    if asked.output.json || !screen::can_ask() {
+        return Err(Failure::NobodyToAsk);
+    }
+    if screen::ask(question) { Ok(()) } else { Err(Failure::Declined) }
+}
+
+/// The machine, for this process alone: a resize edits its definition too.
+fn hold(kept: &Kept) -> Result<(FileJournal, Shelf), Failure> {
+    Ok((journal(&uuid_key(&kept.uuid()))?, Shelf::of(&directory(), &kept.uuid())))
+}
+
+fn changed_meanwhile(kept: &Kept) -> Failure {
+    refused(format!(
+        "somebody changed the definition of {} in the meantime; run the same command again",
+        kept.name()
+    ))
+}
+
+/// All that stands against it, in one refusal.
+fn stands_against(obstacles: &[Obstacle]) -> Failure {
+    refused(obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; also: "))
+}
+
+/// The text without the passwords in it, which are in graphics devices alone (`passwd`; docs/formatdomain of libvirt).
+fn masked(diff: &str) -> String {
+    let mut out = String::new();
+    let mut rest = diff;
+    while let Some(at) = rest.find(SECRET) {
+        let (before, secret) = rest.split_at(at + SECRET.len());
+        out.push_str(before);
+        rest = secret;
+        let Some(quote) = secret.chars().next().filter(|c| matches!(c, '"' | '\'')) else { continue };
+        let Some(end) = secret[1..].find(quote) else { continue };
+        out.push_str(&format!("{quote}...{quote}"));
+        rest = &secret[end + 2..];
+    }
+    out + rest
+}
+
+fn refused(message: String) -> Failure {
+    Failure::Broke { kind: "not-prepared", message, began: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let line = "   <graphics type='vnc' passwd='a\"b' port='1'/>\n+  <x passwd=\"it's\"/>\n";
+        let shown = masked(line);
+        assert_eq!(shown, "   <graphics type='vnc' passwd='...' port='1'/>\n+  <x passwd=\"...\"/>\n");
+        for odd in [" passwd=", " passwd=x", " passwd='x"] {
+            assert_eq!(masked(odd), odd);
+        }
+        assert_eq!(masked("<vcpu>2</vcpu>"), "<vcpu>2</vcpu>");
+    }
+}
