@@ -90,7 +90,7 @@ async fn carry_out(asked: &Prepare) -> Result<Told, Failure> {
 async fn prepare(asked: &Prepare, kept: &Kept, before: String) -> Result<Told, Failure> {
     let domain = domxml::Domain::parse(&before).map_err(|error| refused(error.to_string()))?;
     let host = kept.host_limits(&domain).await?;
-    let wanted = asked.wanted();
+    let wanted = wish(asked);
     let prepared =
         domxml::prepare(&before, &wanted, &host).map_err(|refusal| stands_against(&refusal.obstacles))?;
     let mut told = told(asked, kept, &prepared).await?;
@@ -178,6 +178,21 @@ async fn take_back(asked: &Prepare, kept: &Kept, now: String) -> Result<Told, Fa
     }
     shelf.clear()?;
     Ok(told)
+}
+
+fn wish(asked: &Prepare) -> domxml::Prepare {
+    domxml::Prepare {
+        max_memory: asked.max_memory,
+        slots: asked.slots,
+        max_vcpus: asked.max_vcpus,
+        removable_vcpus: asked.removable_vcpus,
+        virtio_mem: asked.virtio_mem.map(|size| domxml::VirtioMem {
+            size,
+            block: asked.block,
+            node: asked.node,
+        }),
+        agent_channel: !asked.no_agent_channel,
+    }
 }
 
 /// Shows what is to be done and has it confirmed.

@@ -1,7 +1,6 @@
 //! What the next start of a machine should make possible: the options of `prepare`.
 
 use clap::{Args, ValueHint};
-use drive::domxml;
 use scale::units::Bytes;
 
 use super::Output;
@@ -54,22 +53,4 @@ pub(crate) struct Prepare {
     pub(crate) yes: bool,
     #[command(flatten)]
     pub(crate) output: Output,
-}
-
-impl Prepare {
-    /// What is asked for.
-    pub(crate) fn wanted(&self) -> domxml::Prepare {
-        domxml::Prepare {
-            max_memory: self.max_memory,
-            slots: self.slots,
-            max_vcpus: self.max_vcpus,
-            removable_vcpus: self.removable_vcpus,
-            virtio_mem: self.virtio_mem.map(|size| domxml::VirtioMem {
-                size,
-                block: self.block,
-                node: self.node,
-            }),
-            agent_channel: !self.no_agent_channel,
-        }
-    }
 }
