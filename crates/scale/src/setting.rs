@@ -99,6 +99,39 @@ impl Setting {
         }
     }
 
+    /// True where each part of this, as it was read back, is what it is in `from` or in `to`: nobody but an act from the
+    /// one to the other has touched it, be it that the act stopped half-way. Only then is it sent, or taken back.
+    pub fn stands_between(&self, from: &Setting, to: &Setting) -> bool {
+        match (self, from, to) {
+            (Setting::CpuPower(now), Setting::CpuPower(from), Setting::CpuPower(to)) => {
+                [from.limit, to.limit].contains(&now.limit) && [from.weight, to.weight].contains(&now.weight)
+            }
+            (
+                Setting::DiskIo { disk, io: now },
+                Setting::DiskIo { disk: a, io: from },
+                Setting::DiskIo { disk: b, io: to },
+            ) => disk == a && disk == b && now.stands_between(from, to),
+            (
+                Setting::NicRate { nic, rate: now },
+                Setting::NicRate { nic: a, rate: from },
+                Setting::NicRate { nic: b, rate: to },
+            ) => nic == a && nic == b && now.stands_between(from, to),
+            (
+                Setting::IpRate { nic, ip, rate: now },
+                Setting::IpRate { nic: a, ip: i, rate: from },
+                Setting::IpRate { nic: b, ip: j, rate: to },
+            ) => (nic, ip) == (a, i) && (nic, ip) == (b, j) && now.stands_between(from, to),
+            (
+                Setting::CpuPower(_)
+                | Setting::DiskIo { .. }
+                | Setting::NicRate { .. }
+                | Setting::IpRate { .. },
+                _,
+                _,
+            ) => false,
+        }
+    }
+
     /// The value alone, for people.
     pub fn value(&self) -> String {
         match self {
@@ -123,5 +156,45 @@ impl fmt::Display for SettingName {
             SettingName::NicRate { nic } => write!(f, "traffic of NIC {nic}"),
             SettingName::IpRate { nic, ip } => write!(f, "traffic of {ip} on NIC {nic}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Bytes;
+
+    fn nic(to_guest: Option<u64>, from_guest: Option<u64>) -> Setting {
+        let rate = |mbit: u64| {
+            let average = BitRate::mbit(mbit);
+            Rate { average, peak: None, burst: Some(Rate::usual_burst(average)) }
+        };
+        let rate = NicRate { to_guest: to_guest.map(rate), from_guest: from_guest.map(rate) };
+        Setting::NicRate { nic: "52:54:00:00:00:01".into(), rate }
+    }
+
+    #[test]
+    fn what_stopped_half_way_is_told_from_what_others_did() {
+        let (from, to) = (nic(None, Some(5)), nic(Some(9), Some(7)));
+        for now in [&from, &to, &nic(None, Some(7)), &nic(Some(9), Some(5))] {
+            assert!(now.stands_between(&from, &to), "{now}");
+        }
+        for now in [nic(None, None), nic(Some(8), Some(5)), nic(Some(9), Some(6))] {
+            assert!(!now.stands_between(&from, &to), "{now}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_that_the_kernel_rounds_is_still_the_same() {
+        let asked = nic(Some(100), None);
+        let average = BitRate::mbit(100);
+        let usual = Rate::usual_burst(average);
+        let read = |burst| {
+            let rate = NicRate { to_guest: Some(Rate { average, peak: None, burst }), from_guest: None };
+            Setting::NicRate { nic: "52:54:00:00:00:01".into(), rate }
+        };
+        assert!(asked.is_shown_by(&read(Some(usual - Bytes::new(900)))));
+        assert!(!asked.is_shown_by(&read(Some(usual.per(2)))));
+        assert!(!asked.is_shown_by(&read(None)), "a bucket was asked for");
     }
 }

@@ -162,7 +162,7 @@ pub(crate) async fn set(
     let found = found.ok_or_else(|| ApplyError::Refused(format!("the machine has no NIC {nic}")))?;
     let tap = found.tap.map_err(ApplyError::Refused)?;
     let now = of(&read(tap.clone()).await?, &to.name(), nic);
-    if !from.is_shown_by(&now) && !to.is_shown_by(&now) {
+    if !now.stands_between(from, to) {
         let (now, from) = (now.value(), from.value());
         return Err(ApplyError::Refused(format!(
             "{} is {now} and no longer {from}: something else has changed it",

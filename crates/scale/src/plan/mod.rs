@@ -207,7 +207,7 @@ pub enum Act {
     },
     /// Set a limit, every field of it.
     Set {
-        /// What it is now. The act is not sent where that is true no more.
+        /// What it is now. The act is not sent where somebody else has changed it ([`Setting::stands_between`]).
         from: Box<Setting>,
         /// What it is to be: the same limit with another value.
         to: Box<Setting>,

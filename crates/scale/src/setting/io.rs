@@ -19,6 +19,15 @@ pub struct DiskIo {
     pub group: Option<String>,
 }
 
+impl DiskIo {
+    pub(super) fn stands_between(&self, from: &DiskIo, to: &DiskIo) -> bool {
+        self.bytes.stands_between(&from.bytes, &to.bytes)
+            && self.iops.stands_between(&from.iops, &to.iops)
+            && [from.iops_size, to.iops_size].contains(&self.iops_size)
+            && [&from.group, &to.group].contains(&&self.group)
+    }
+}
+
 /// Limits in total, or apart for reads and writes: QEMU takes no total beside the others of one kind
 /// (`throttle_is_valid`, util/throttle.c, 7.2 and 10.0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +63,14 @@ impl<T> Throttles<T> {
         [("total", &self.total), ("read", &self.read), ("write", &self.write)]
             .into_iter()
             .filter_map(|(name, throttle)| throttle.as_ref().map(|throttle| (name, throttle)))
+    }
+}
+
+impl<T: PartialEq> Throttles<T> {
+    fn stands_between(&self, from: &Throttles<T>, to: &Throttles<T>) -> bool {
+        [&from.total, &to.total].contains(&&self.total)
+            && [&from.read, &to.read].contains(&&self.read)
+            && [&from.write, &to.write].contains(&&self.write)
     }
 }
 

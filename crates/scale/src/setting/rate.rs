@@ -116,12 +116,23 @@ impl NicRate {
 
     /// True where `read`, as it was read back from where it acts, is this: see [`super::Setting::is_shown_by`].
     pub fn is_shown_by(&self, read: &NicRate) -> bool {
-        let side = |asked: Option<Rate>, read: Option<Rate>| match (asked, read) {
-            (None, None) => true,
-            (Some(asked), Some(read)) => asked.is_shown_by(&read),
-            (Some(_), None) | (None, Some(_)) => false,
-        };
-        side(self.to_guest, read.to_guest) && side(self.from_guest, read.from_guest)
+        shows(self.to_guest, read.to_guest) && shows(self.from_guest, read.from_guest)
+    }
+
+    pub(super) fn stands_between(&self, from: &NicRate, to: &NicRate) -> bool {
+        let side =
+            |now: Option<Rate>, from: Option<Rate>, to: Option<Rate>| shows(from, now) || shows(to, now);
+        side(self.to_guest, from.to_guest, to.to_guest)
+            && side(self.from_guest, from.from_guest, to.from_guest)
+    }
+}
+
+/// True where one direction, as it was read back, is what was asked.
+fn shows(asked: Option<Rate>, read: Option<Rate>) -> bool {
+    match (asked, read) {
+        (None, None) => true,
+        (Some(asked), Some(read)) => asked.is_shown_by(&read),
+        (Some(_), None) | (None, Some(_)) => false,
     }
 }
 
