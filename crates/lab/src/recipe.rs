@@ -193,7 +193,7 @@ impl Recipe {
         self
     }
 
-    /// A second NIC with this MAC address, `eth1` in the guest, on a tap `tap0` that QEMU makes. For [`crate::apart`].
+    /// A second NIC with this MAC address on a tap `tap0` that QEMU, or libvirt, makes. For [`crate::apart`].
     #[must_use]
     pub fn tap(self, mac: &str) -> Self {
         Self { tap: Some(mac.to_owned()), ..self }

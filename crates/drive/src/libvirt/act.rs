@@ -5,12 +5,14 @@
 use std::time::Duration;
 
 use scale::plan::Act;
+use scale::setting::Setting;
 use scale::units::Bytes;
 use tokio::time::Instant;
 
 use super::definition::{Definition, Leaving, described, vcpu_number};
 use super::domain::Domain;
 use super::error::{Code, Error};
+use super::nics;
 use super::pool::{CallError, Lane};
 use super::terms::{Affect, Xml};
 use crate::ApplyError;
@@ -90,6 +92,9 @@ impl Hand {
             Act::OfflineBlocks { device } => offline(monitor, reach, device, self.block, until).await,
             Act::OnlineVcpus { count } => onlining::online_vcpus(reach, *count, until).await,
             Act::AwaitOnline { .. } => Ok(()),
+            Act::Set { from, to } if matches!(**to, Setting::NicRate { .. } | Setting::IpRate { .. }) => {
+                nics::set(self, monitor, from, to, until).await
+            }
             Act::Set { .. } | Act::GrowDisk { .. } | Act::GrowInGuest { .. } => {
                 Err(ApplyError::Refused(format!("this driver does not {act}")))
             }
@@ -165,7 +170,7 @@ impl Hand {
         found.ok_or_else(|| ApplyError::Refused(format!("libvirt lists no memory device {id}")))
     }
 
-    async fn change(
+    pub(super) async fn change(
         &self,
         what: &'static str,
         until: Instant,
@@ -193,7 +198,7 @@ fn is_unanswered(error: &Error) -> bool {
     error.code == Code::OperationTimeout && error.message.contains("unplug request timed out")
 }
 
-fn refused(error: CallError) -> ApplyError {
+pub(super) fn refused(error: CallError) -> ApplyError {
     match error {
         CallError::TimedOut { .. } => ApplyError::Unknown(error.to_string()),
         CallError::Busy { .. } | CallError::Crowded { .. } => ApplyError::Refused(error.to_string()),
@@ -224,6 +229,6 @@ fn refused(error: CallError) -> ApplyError {
     }
 }
 
-fn left(until: Instant) -> Duration {
+pub(super) fn left(until: Instant) -> Duration {
     until.saturating_duration_since(Instant::now())
 }

@@ -101,6 +101,7 @@ library! {
         fn virDomainFree(Dom) -> c_int;
         fn virDomainGetGuestVcpus(Dom, *mut Params, *mut c_uint, c_uint) -> c_int;
         fn virDomainGetInfo(Dom, sys::virDomainInfoPtr) -> c_int;
+        fn virDomainGetInterfaceParameters(Dom, Text, Params, *mut c_int, c_uint) -> c_int;
         fn virDomainGetJobStats(Dom, *mut c_int, *mut Params, *mut c_int, c_uint) -> c_int;
         fn virDomainGetName(Dom) -> Text;
         fn virDomainGetState(Dom, *mut c_int, *mut c_int, c_uint) -> c_int;
@@ -112,6 +113,7 @@ library! {
         fn virDomainLookupByUUIDString(Conn, Text) -> Dom;
         fn virDomainMemoryStats(Dom, sys::virDomainMemoryStatPtr, c_uint, c_uint) -> c_int;
         fn virDomainRef(Dom) -> c_int;
+        fn virDomainSetInterfaceParameters(Dom, Text, Params, c_int, c_uint) -> c_int;
         fn virDomainSetMemoryFlags(Dom, c_ulong, c_uint) -> c_int;
         fn virDomainSetMemoryStatsPeriod(Dom, c_int, c_uint) -> c_int;
         fn virDomainSetVcpu(Dom, Text, c_int, c_uint) -> c_int;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use scale::limits::Limits;
 use scale::observed::Observed;
 use scale::plan::Act;
+use scale::setting::SettingName;
 use scale::sight::{Event, Look, Sight};
 use scale::time::Moment;
 
@@ -14,6 +15,7 @@ use super::domain::Domain;
 use super::error::Error;
 use super::events::{Event as Told, Events, Heard, Lifecycle};
 use super::kept::{FindError, Kept};
+use super::nics;
 use super::passthrough::Passthrough;
 use super::pool::{CallError, Lane};
 use super::terms::{Job, State, Xml};
@@ -178,12 +180,16 @@ impl Hypervisor for LibvirtMachine {
 
     async fn observe(&mut self) -> Result<Observed, ObserveError> {
         refuse_while_held(self.hand.domain(), self.hand.lane()).await?;
-        let seen = observed(&self.monitor, &mut self.lasting, &mut self.reach, &self.clock).await?;
+        let mut seen = observed(&self.monitor, &mut self.lasting, &mut self.reach, &self.clock).await?;
         self.hand.definition.gone_from(&seen).await;
+        nics::overlay(&self.hand, &mut seen.nics).await;
         Ok(seen)
     }
 
     async fn look(&mut self, look: &Look) -> Result<Sight, ObserveError> {
+        if let Look::Setting(name @ (SettingName::NicRate { .. } | SettingName::IpRate { .. })) = look {
+            return Ok(Sight::Setting(nics::look(&self.hand, &self.monitor, name).await?));
+        }
         let sight = look::look(&self.monitor, &mut self.reach, look, self.changed).await?;
         match (look, &sight) {
             (Look::DimmDevice(id), Sight::Dimm(None))

@@ -1,13 +1,13 @@
 //! Machines that libvirt keeps: a driver, and below it a thin safe layer over the C library.
 //!
 //! ```text
-//! LibvirtMachine            the driver seam                             machine.rs, act.rs, definition.rs
+//! LibvirtMachine            the driver seam                             machine.rs, act.rs, definition.rs, nics.rs
 //! Kept                      a machine found, running or not             kept.rs
 //! census                    all machines at a glance                    census.rs
 //! Passthrough, AgentLine    QEMU and the guest agent through libvirt    passthrough.rs, agent.rs
 //! Pool -> Lane              blocking calls with a deadline, for tasks   pool.rs
 //! Events                    what libvirt tells by itself                events.rs, callbacks.rs
-//! Connection -> Domain      blocking calls, as the library has them     connection.rs, domain.rs
+//! Connection -> Domain      blocking calls, as the library has them     connection.rs, domain.rs, bandwidth.rs
 //! Library                   the C library, opened when first needed     library.rs
 //! ```
 //! A blocked C call cannot be cancelled, so nothing here is called from a task except through a [`Lane`]. Strings,
@@ -16,6 +16,7 @@
 
 mod act;
 mod agent;
+mod bandwidth;
 mod callbacks;
 mod census;
 mod connection;
@@ -26,6 +27,7 @@ mod events;
 mod kept;
 mod library;
 mod machine;
+mod nics;
 mod passthrough;
 mod pool;
 mod raw;
@@ -33,6 +35,7 @@ mod stats;
 mod terms;
 
 pub use agent::AgentLine;
+pub use bandwidth::Bandwidth;
 pub use census::{Listed, census};
 pub use connection::{Closed, Connection, Versions, Which};
 pub use domain::Domain;

@@ -89,16 +89,18 @@ pub(super) fn remove_link(link: u32) -> Message {
     Message::new(kind::DEL_LINK, 0).fixed(&link_header(link, 0))
 }
 
-pub(super) fn add_root(link: u32) -> Message {
+/// Our discipline as the outermost one. What the kernel chose by itself has no name and is replaced in any case; what has
+/// one only where that is said, so that what another made meanwhile is not.
+pub(super) fn add_root(link: u32, replaces: bool) -> Message {
     let header = tc_header(link, QDISC.raw(), Handle::ROOT, 0);
     let mut init = [0; 20];
     // Its version, and the quantum's divisor, which no class of ours uses.
     init[0..4].copy_from_slice(&3u32.to_ne_bytes());
     init[4..8].copy_from_slice(&10u32.to_ne_bytes());
     init[8..12].copy_from_slice(&u32::from(REST.minor()).to_ne_bytes());
-    // What the kernel chose by itself has no name and is replaced; with EXCLUSIVE what another made meanwhile is not.
-    let message = Message::new(kind::NEW_QDISC, flag::CREATE | flag::EXCLUSIVE).fixed(&header);
-    message.text(KIND, "htb").nest(OPTIONS, |options| options.attr(HTB_INIT, &init))
+    let flags = flag::CREATE | if replaces { flag::REPLACE } else { flag::EXCLUSIVE };
+    let message = Message::new(kind::NEW_QDISC, flags).fixed(&header).text(KIND, "htb");
+    message.nest(OPTIONS, |options| options.attr(HTB_INIT, &init))
 }
 
 pub(super) fn remove_root(link: u32) -> Message {

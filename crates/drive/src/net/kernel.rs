@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use rustix::io::Errno;
 
+use super::beside::{self, Hanging};
 use super::codec;
 use super::layout::{self, TapRates};
 use super::netlink::Netlink;
@@ -115,6 +116,11 @@ impl Kernel {
         }
     }
 
+    /// What hangs at a tap and is not libvirt's.
+    pub(super) fn beside_libvirt(&mut self, tap: &str) -> Result<Option<Hanging>, ReadError> {
+        Ok(beside::libvirt(tap, &self.present(tap)?.tc))
+    }
+
     /// Changes the rates at a tap from what they are to what `change` makes of them.
     pub(super) fn set(
         &mut self,
@@ -210,6 +216,12 @@ impl Kernel {
                 .filter_map(|answer| codec::read_filter(answer, index))
                 .collect();
         }
+        if tc.qdiscs.iter().any(|qdisc| qdisc.kind == "clsact") {
+            tc.egress = list(codec::filters(index, Handle::EGRESS))?
+                .iter()
+                .filter_map(|answer| codec::read_filter(answer, index))
+                .collect();
+        }
         Ok(tc)
     }
 
@@ -241,7 +253,7 @@ impl Kernel {
                 codec::raise(ifb, &format!("what {} sends, held to its limit by Supple", present.tap.name))
             }
             Change::RemoveIfb => codec::remove_link(ifb),
-            Change::AddRoot(device) => codec::add_root(on(device)),
+            Change::AddRoot(device, replaces) => codec::add_root(on(device), *replaces),
             Change::RemoveRoot(device) => codec::remove_root(on(device)),
             Change::AddClass(device, handle, parent, htb) => {
                 codec::class(on(device), &Class { handle: *handle, parent: *parent, htb: *htb }, true)
@@ -280,7 +292,7 @@ fn ifb_of(tap: &Link) -> String {
 fn reason(change: &Change, why: Errno) -> String {
     let needs = match change {
         Change::AddIfb => Some("ifb (CONFIG_IFB)"),
-        Change::AddRoot(_) => Some("HTB (CONFIG_NET_SCH_HTB)"),
+        Change::AddRoot(..) => Some("HTB (CONFIG_NET_SCH_HTB)"),
         Change::AddFilter(..) => Some("u32 (CONFIG_NET_CLS_U32)"),
         Change::AddHook => Some("clsact (CONFIG_NET_SCH_INGRESS)"),
         Change::AddRedirect => Some("u32 and mirred (CONFIG_NET_CLS_U32, CONFIG_NET_ACT_MIRRED)"),

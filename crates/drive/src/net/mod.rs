@@ -5,6 +5,7 @@
 //! tap           which tap is whose: QEMU's NICs and their taps         tap.rs
 //! plan          what hangs there, what is wanted -> changes (pure)     plan.rs
 //! layout        rates as classes and filters, and back (pure)          layout.rs, tc.rs
+//! beside        what of it libvirt would remove (pure)                 beside.rs
 //! kernel        reads what hangs there, carries changes out            kernel.rs
 //! codec         values as messages, and back (pure)                    codec.rs, netlink.rs
 //! ```
@@ -16,6 +17,7 @@
 //! and `u32` filters as JSON with repeated members. It keeps nothing: who wants a rate on a tap that was made anew sets
 //! it again.
 
+mod beside;
 mod codec;
 mod kernel;
 mod layout;
@@ -29,6 +31,7 @@ use std::time::Duration;
 
 use scale::setting::NicRate;
 
+pub use beside::Hanging;
 pub use kernel::{ReadError, SetError};
 pub use layout::TapRates;
 pub use plan::Clash;
@@ -66,6 +69,15 @@ pub fn set_nic(tap: &str, rate: NicRate) -> Result<(), SetError> {
 /// [`SetError`].
 pub fn set_ip(tap: &str, ip: IpAddr, rate: NicRate) -> Result<(), SetError> {
     change(tap, |rates| rates.with_ip(ip, rate))
+}
+
+/// What hangs at a tap and is not libvirt's, if anything does: libvirt removes it when it sets a limit. Blocks while the
+/// kernel is busy.
+///
+/// # Errors
+/// [`ReadError`].
+pub fn beside_libvirt(tap: &str) -> Result<Option<Hanging>, ReadError> {
+    Kernel::open()?.beside_libvirt(tap)
 }
 
 /// Removes what taps that are gone have left; the names of the devices. Blocks as [`set`] does.

@@ -31,6 +31,7 @@ pub(super) mod flag {
     pub(in crate::net) const REQUEST: u16 = 0x1;
     pub(in crate::net) const ACK: u16 = 0x4;
     pub(in crate::net) const DUMP: u16 = 0x300;
+    pub(in crate::net) const REPLACE: u16 = 0x100;
     pub(in crate::net) const EXCLUSIVE: u16 = 0x200;
     pub(in crate::net) const CREATE: u16 = 0x400;
     /// In an answer: the table changed while it was read.

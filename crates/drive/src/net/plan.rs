@@ -39,8 +39,8 @@ pub(super) enum Change {
     AddIfb,
     RaiseIfb,
     RemoveIfb,
-    /// The outermost discipline.
-    AddRoot(Device),
+    /// The outermost discipline; true where it is to take the place of a `noqueue` that someone put there.
+    AddRoot(Device, bool),
     RemoveRoot(Device),
     AddClass(Device, Handle, Handle, Htb),
     /// In place.
@@ -221,7 +221,7 @@ impl Plan<'_> {
                 let (kind, handle) = (root.kind.clone(), root.handle.to_string());
                 return Err(Clash::Root { device: device.to_owned(), kind, handle });
             }
-            None => self.changes.push(Change::AddRoot(self.device)),
+            None => self.changes.push(Change::AddRoot(self.device, self.tc.has_noqueue())),
             Some(_) if side.is_free() && !self.has_guests() => {
                 self.changes.push(Change::RemoveRoot(self.device));
                 return Ok(());
@@ -343,7 +343,7 @@ impl fmt::Display for Change {
             Change::AddIfb => write!(f, "add the device for what the guest sends (ifb)"),
             Change::RaiseIfb => write!(f, "bring up the device for what the guest sends"),
             Change::RemoveIfb => write!(f, "remove the device for what the guest sends"),
-            Change::AddRoot(device) => write!(f, "queue {device} by htb {QDISC}"),
+            Change::AddRoot(device, _) => write!(f, "queue {device} by htb {QDISC}"),
             Change::RemoveRoot(device) => write!(f, "give {device} back to its default queue"),
             Change::AddClass(device, class, ..) => write!(f, "add class {class} on {device}"),
             Change::TuneClass(device, class, ..) => write!(f, "change class {class} on {device}"),

@@ -12,6 +12,8 @@ impl Handle {
     pub(super) const ROOT: Handle = Handle(0xffff_ffff);
     /// Where what a device receives can be filtered, by `clsact` and by `ingress` (`TC_H_CLSACT`, `TC_H_MIN_INGRESS`).
     pub(super) const INGRESS: Handle = Handle(0xffff_fff2);
+    /// Where what a device sends can be filtered, by `clsact` (`TC_H_MIN_EGRESS`).
+    pub(super) const EGRESS: Handle = Handle(0xffff_fff3);
     /// The parent of `clsact` and `ingress` themselves (`TC_H_INGRESS`).
     pub(super) const HOOK: Handle = Handle(0xffff_fff1);
 
@@ -163,11 +165,23 @@ pub(super) struct Tc {
     pub(super) filters: Vec<Filter>,
     /// The filters of what it receives.
     pub(super) ingress: Vec<Filter>,
+    /// The filters of what it sends, before it is queued.
+    pub(super) egress: Vec<Filter>,
 }
 
 impl Tc {
-    /// The outermost discipline, unless the kernel chose it by itself.
+    /// The outermost discipline, unless the kernel chose it by itself or it is none: libvirt gives its taps `noqueue`
+    /// (virNetDevSetRootQDisc, 9.0 and 11.3).
     pub(super) fn root(&self) -> Option<&Qdisc> {
+        self.made_root().filter(|root| root.kind != "noqueue")
+    }
+
+    /// Whether `noqueue` was put in the place of the kernel's choice.
+    pub(super) fn has_noqueue(&self) -> bool {
+        self.made_root().is_some_and(|root| root.kind == "noqueue")
+    }
+
+    fn made_root(&self) -> Option<&Qdisc> {
         self.qdiscs.iter().find(|qdisc| qdisc.parent == Handle::ROOT && qdisc.handle.raw() != 0)
     }
 

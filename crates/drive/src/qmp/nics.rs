@@ -15,7 +15,7 @@ use crate::net::{self, SetError, TapRates};
 use crate::{ApplyError, ObserveError};
 
 /// How long the kernel may take to tell of all taps.
-const READ: Duration = Duration::from_secs(10);
+pub(crate) const READ: Duration = Duration::from_secs(10);
 
 /// A NIC as QEMU and the host know it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -50,7 +50,7 @@ impl Recipe {
       <target type='virtio' name='org.supple.lab'/>
     </channel>
     <memballoon model='{balloon}'/>
-{virtio_mem}  </devices>
+{virtio_mem}{tap}  </devices>
 {network}</domain>
 ",
             name = escaped(name),
@@ -66,6 +66,7 @@ impl Recipe {
             balloon = if self.balloon { "virtio" } else { "none" },
             virtio_mem = self.virtio_mem.map(device).unwrap_or_default(),
             network = self.network(),
+            tap = self.tap.as_deref().map(interface).unwrap_or_default(),
         )
     }
 
@@ -121,6 +122,19 @@ fn device(VirtioMem { max, node }: VirtioMem) -> String {
     </memory>
 ",
         kib(max)
+    )
+}
+
+/// A NIC on a tap `tap0` that libvirt makes.
+fn interface(mac: &str) -> String {
+    format!(
+        "    <interface type='ethernet'>
+      <mac address='{mac}'/>
+      <target dev='tap0'/>
+      <model type='virtio'/>
+      <rom enabled='no'/>
+    </interface>
+"
     )
 }
 

@@ -50,8 +50,10 @@ impl World {
                 let lost = self.present.tc.ingress.iter_mut().filter(|one| one.redirect == Some(IFB));
                 lost.for_each(|filter| filter.redirect = Some(0));
             }
-            Change::AddRoot(device) => {
-                assert!(self.tc(device).root().is_none());
+            Change::AddRoot(device, replaces) => {
+                let tc = self.tc(device);
+                assert!(tc.root().is_none() && replaces == tc.has_noqueue());
+                tc.qdiscs.retain(|qdisc| qdisc.kind != "noqueue");
                 let (kind, default) = ("htb".to_owned(), Some(REST.minor()));
                 let root = Qdisc { handle: QDISC, parent: Handle::ROOT, kind, default, limit: None };
                 self.tc(device).qdiscs.push(root);
@@ -141,7 +143,7 @@ impl World {
             Change::AddIfb
             | Change::RaiseIfb
             | Change::RemoveIfb
-            | Change::AddRoot(_)
+            | Change::AddRoot(..)
             | Change::RemoveRoot(_)
             | Change::AddHook
             | Change::AddRedirect => unreachable!("{change} is carried out above"),
@@ -292,6 +294,17 @@ fn a_foreign_discipline_is_refused_and_only_where_it_stands_in_the_way() {
     world.reach(&nic(None, Some(rate(20, None))), |_| {});
     world.reach(&TapRates::default(), |_| {});
     assert!(world.present.tc.qdiscs.contains(&root));
+}
+
+#[test]
+fn no_queue_is_nobodys_limit() {
+    let mut world = World::new();
+    let (kind, handle) = ("noqueue".to_owned(), Handle::new(0x803d, 0));
+    let root = Qdisc { handle, parent: Handle::ROOT, kind, default: None, limit: None };
+    world.present.tc.qdiscs.push(root);
+    let wanted = nic(Some(rate(20, None)), None);
+    world.reach(&wanted, |_| {});
+    assert!(shows(&wanted, &read(&world.present)));
 }
 
 #[test]
