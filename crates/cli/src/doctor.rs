@@ -180,3 +180,68 @@ fn of_machine(facts: &VmFacts, json: bool) -> u8 {
     }
     if is_ready(&found) { READY } else { NOT_READY }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Cli;
+    use crate::example;
+    use clap::Parser;
+    use scale::doctor::Finding;
+    use scale::doctor::vm::{Channel, Shape, preparation};
+    use scale::observed::Guest;
+
+    /// Machines that lack one thing or another.
+    fn machines() -> Vec<VmFacts> {
+        let with = |change: fn(&mut VmFacts)| {
+            let mut facts = example::examined();
+            change(&mut facts);
+            facts
+        };
+        let shaped = |change: fn(&mut Shape)| {
+            let mut facts = example::examined();
+            change(&mut facts.running.as_mut().unwrap().shape);
+            facts
+        };
+        vec![
+            example::examined(),
+            with(|facts| facts.running.as_mut().unwrap().seen.guest = Guest::Unheard("silent".to_owned())),
+            shaped(|shape| shape.channel = Channel::Absent),
+            shaped(|shape| {
+                (shape.ceiling, shape.slots, shape.max_vcpus) = (Some(scale::units::Bytes::gib(8)), 0, 8)
+            }),
+            shaped(|shape| {
+                (shape.ceiling, shape.nodes, shape.outside_nodes) =
+                    (Some(scale::units::Bytes::gib(8)), Some(1), 2)
+            }),
+            shaped(|shape| shape.raw = vec!["-foo".to_owned()]),
+        ]
+    }
+
+    /// The commands of ours in what mends a finding.
+    fn commands(found: &[Finding]) -> Vec<String> {
+        let texts =
+            found.iter().filter_map(|finding| finding.mend.as_ref()).map(|mend| mend.text().to_owned());
+        texts.filter(|text| text.starts_with("supple ")).collect()
+    }
+
+    #[test]
+    fn every_command_that_is_advised_is_understood() {
+        let mut all = Vec::new();
+        for facts in machines() {
+            let found = vm(&facts);
+            all.extend(commands(&found));
+            all.extend(preparation(&facts, &found));
+        }
+        for word in
+            ["prepare", "guest setup", "--virtio-mem", "--max-memory", "--max-vcpus", "--removable-vcpus"]
+        {
+            assert!(all.iter().any(|command| command.contains(word)), "{word} is advised nowhere: {all:#?}");
+        }
+        for command in all {
+            if let Err(error) = Cli::try_parse_from(command.split_whitespace()) {
+                panic!("{command}: {error}");
+            }
+        }
+    }
+}

@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 
 fn file(text: &str) -> Vec<RuleFile> {
     vec![RuleFile { path: "/lib/udev/rules.d/x.rules".to_owned(), text: text.to_owned() }]
@@ -124,4 +125,26 @@ fn patterns_are_the_shells() {
     assert!(!matches("", "x") && matches("s390*", "s390x") && !matches("[", "["));
     let long = "a".repeat(2000);
     assert!(!matches(&format!("{}b", "a*".repeat(1000)), &long), "many stars take no longer than few");
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_guest_has_for_rules_is_read_to_its_end(
+        words in prop::collection::vec(
+            prop_oneof![
+                "[A-Z]{1,9}", Just("ATTR{state}".to_owned()), Just("SUBSYSTEM".to_owned()), Just("GOTO".to_owned()),
+                Just("LABEL".to_owned()), Just("==".to_owned()), Just("!=".to_owned()), Just("=".to_owned()),
+                Just("\"".to_owned()), Just("\"*[a-".to_owned()), Just(", ".to_owned()), Just("\\\n".to_owned()),
+                Just("\n".to_owned()), Just("$env{".to_owned()), any::<String>(),
+            ],
+            0..60,
+        ),
+    ) {
+        let text = words.concat();
+        for event in [Event::MemoryCame, Event::MemoryOffline, Event::CpuCame] {
+            // That it ends, and names the file that it was given, is all there is to promise of nonsense.
+            let verdict = upon(&file(&text), event, "x86_64");
+            prop_assert!(verdict.is_none_or(|verdict| verdict.by.ends_with("x.rules")));
+        }
+    }
 }
