@@ -233,6 +233,13 @@ async fn a_doctor_tells_what_the_next_start_of_a_domain_would_have() {
     assert!(asleep.out.contains("supple prepare asleep --max-vcpus 4\n"), "{}", asleep.out);
     let all = "supple prepare asleep --max-memory 2G --slots 16 --max-vcpus 4\n";
     assert!(asleep.out.ends_with(all), "{}", asleep.out);
+    // What is advised is enough.
+    let mut advised = Command::new(env!("CARGO_BIN_EXE_supple"));
+    advised.env("SUPPLE_STATE_DIR", state.path()).env("SUPPLE_CONNECT", libvirtd.connect_uri());
+    let done: Ended = advised.args(all.split_whitespace().skip(1)).arg("--yes").output().unwrap().into();
+    assert_eq!(done.status, 0, "{}{}", done.out, done.err);
+    let prepared = doctor(&["asleep"]);
+    assert_eq!(prepared.status, 0, "{}{}", prepared.out, prepared.err);
 
     let awake = json(&["web1"]);
     assert_eq!((&awake["ready"], &awake["runs"]), (&Value::from(true), &Value::from(true)), "{awake:#}");
