@@ -2,6 +2,7 @@
 //!
 //! [`Hypervisor`] is the seam: `scale` decides above it, drivers act below it.
 
+mod disk;
 pub mod doctor;
 pub mod domxml;
 pub mod guest;
@@ -11,6 +12,7 @@ pub mod journal;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
 pub mod net;
+pub mod power;
 pub mod qmp;
 pub mod resize;
 pub mod wire;

@@ -53,6 +53,10 @@ impl Lasting {
     pub(super) fn offers(&self, command: &str) -> bool {
         self.commands.contains(command)
     }
+
+    pub(super) fn os_id(&self) -> Option<&str> {
+        self.os_id.as_deref()
+    }
 }
 
 /// Asks the guest for everything. A guest that says nothing or nonsense is [`Guest::Unheard`], with the reason; what
@@ -62,6 +66,17 @@ pub async fn gather(reach: &mut Reach) -> Guest {
         Ok(facts) => Guest::Heard(Box::new(facts)),
         Err(mute) => Guest::Unheard(mute.to_string()),
     }
+}
+
+/// Has what the guest says that lasts be known, asking it if it has not been asked.
+///
+/// # Errors
+/// [`Mute`].
+pub(crate) async fn make_known(reach: &mut Reach) -> Result<(), Mute> {
+    if reach.lasting.is_none() {
+        try_gather(reach).await?;
+    }
+    Ok(())
 }
 
 async fn try_gather(reach: &mut Reach) -> Result<GuestFacts, Mute> {

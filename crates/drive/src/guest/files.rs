@@ -260,6 +260,6 @@ pub(super) fn bytes(answer: &Value, key: &str) -> Option<Vec<u8>> {
 }
 
 /// The time left until a deadline; zero after it.
-pub(super) fn left(until: Instant) -> Duration {
+pub(crate) fn left(until: Instant) -> Duration {
     until.saturating_duration_since(Instant::now())
 }

@@ -158,6 +158,11 @@ impl Reach {
         self.lasting.as_ref().is_some_and(|lasting| lasting.offers(command))
     }
 
+    /// The guest's system, as it names itself (`debian`, `mswindows`), where that is known.
+    pub(crate) fn os_id(&self) -> Option<&str> {
+        self.lasting.as_ref()?.os_id()
+    }
+
     /// Carries out one command within `limit`.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ use super::nics;
 use super::passthrough::Passthrough;
 use super::pool::{CallError, Lane};
 use super::terms::{Job, State, Xml};
+use crate::disk::Names;
 use crate::domxml;
 use crate::guest::reach::Reach;
 use crate::qmp::driver::{Clock, duration, observed};
@@ -180,7 +181,8 @@ impl Hypervisor for LibvirtMachine {
 
     async fn observe(&mut self) -> Result<Observed, ObserveError> {
         refuse_while_held(self.hand.domain(), self.hand.lane()).await?;
-        let mut seen = observed(&self.monitor, &mut self.lasting, &mut self.reach, &self.clock).await?;
+        let mut seen =
+            observed(&self.monitor, &mut self.lasting, &mut self.reach, &self.clock, &Names::new()).await?;
         self.hand.definition.gone_from(&seen).await;
         nics::overlay(&self.hand, &mut seen.nics).await;
         Ok(seen)
@@ -190,7 +192,7 @@ impl Hypervisor for LibvirtMachine {
         if let Look::Setting(name @ (SettingName::NicRate { .. } | SettingName::IpRate { .. })) = look {
             return Ok(Sight::Setting(nics::look(&self.hand, &self.monitor, name).await?));
         }
-        let sight = look::look(&self.monitor, &mut self.reach, look, self.changed).await?;
+        let sight = look::look(&self.monitor, &mut self.reach, look, self.changed, &Names::new()).await?;
         match (look, &sight) {
             (Look::DimmDevice(id), Sight::Dimm(None))
             | (Look::VcpuDevice(id), Sight::Vcpu { plugged: false, .. }) => {

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use scale::observed::{Backing, VcpuProps};
 use scale::plan::{Act, Zone};
-use scale::setting::Setting;
 use scale::units::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::driver::duration;
 use super::monitor::Monitor;
-use super::{look, nics};
+use super::{look, power, set};
+use crate::disk;
 use crate::guest::reach::Reach;
 use crate::guest::{onlining, probe, zones};
 use crate::{ApplyError, ObserveError};
@@ -45,7 +45,10 @@ pub(super) async fn apply(
             order("device_add", dimm(id, memdev, *slot, *node, *addr)).await
         }
         Act::UnplugDimm { id, .. } | Act::UnplugVcpu { id } => order("device_del", json!({ "id": id })).await,
-        Act::PlugVcpu { id, driver, props } => order("device_add", vcpu(id, driver, props)).await,
+        Act::PlugVcpu { id, driver, props } => {
+            order("device_add", vcpu(id, driver, props)).await?;
+            power::follow(monitor).await
+        }
         Act::ResizeVirtioMem { id, from, to } => {
             let now: Option<u64> = monitor.property(&path(id), REQUESTED).await?;
             let now =
@@ -66,11 +69,10 @@ pub(super) async fn apply(
         Act::OfflineBlocks { device } => offline(monitor, reach, device, block, until).await,
         Act::OnlineVcpus { count } => onlining::online_vcpus(reach, *count, until).await,
         Act::AwaitOnline { .. } => Ok(()),
-        Act::Set { from, to } if matches!(**to, Setting::NicRate { .. } | Setting::IpRate { .. }) => {
-            nics::set(monitor, from, to, until).await
-        }
-        Act::Set { .. } | Act::GrowDisk { .. } | Act::GrowInGuest { .. } => {
-            Err(ApplyError::Refused(format!("this driver does not {act}")))
+        Act::Set { from, to } => set::set(monitor, from, to, until).await,
+        Act::GrowDisk { disk, from, to } => disk::act::grow(monitor, disk, *from, *to, until).await,
+        Act::GrowInGuest { device, layer, tool, .. } => {
+            disk::act::grow_in_guest(reach, device, layer, *tool, until).await
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use scale::limits::Limits;
-use scale::observed::{Guest, Known, Observed};
+use scale::observed::{Guest, Observed};
 use scale::plan::Act;
 use scale::sight::{Event, Look, Sight};
 use scale::time::{Moment, Span};
@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use super::monitor::{Line, Monitor};
 use super::observe::Seen;
-use super::{ConnectError, Events, Heard, Qmp, act, balloon, look, news, nics, observe};
+use super::{ConnectError, Events, Heard, Qmp, act, balloon, look, news, nics, observe, power};
+use crate::disk::{self, Names};
 use crate::guest::facts;
 use crate::guest::reach::Reach;
 use crate::{ApplyError, Hypervisor, ObserveError};
@@ -108,20 +109,30 @@ impl QmpMachine {
     }
 }
 
-/// Everything there is to know through `monitor` and `reach`, at `clock`'s time.
+/// Everything there is to know through `monitor` and `reach`, at `clock`'s time. `names` are those that a manager has
+/// given to disks.
 pub(crate) async fn observed(
     monitor: &Monitor,
     lasting: &mut Option<observe::Lasting>,
     reach: &mut Reach,
     clock: &Clock,
+    names: &Names,
 ) -> Result<Observed, ObserveError> {
-    let (seen, guest, nics) =
-        tokio::join!(observe::observe(monitor, lasting), facts::gather(reach), nics::observe(monitor));
+    let told = async {
+        let guest = facts::gather(reach).await;
+        (guest, disk::observe(monitor, Some(reach), names).await)
+    };
+    let (seen, (mut guest, disks), power, nics) =
+        tokio::join!(observe::observe(monitor, lasting), told, power::read(monitor), nics::observe(monitor));
     let (mut seen, mut nics) = (seen?, nics?);
     nics::named_by_guest(&mut nics, &guest);
     figures(monitor, &mut seen, &guest).await?;
+    let disk::Seen { disks, tools } = disks?;
+    if let Guest::Heard(facts) = &mut guest {
+        facts.tools = tools;
+    }
     let Seen { machine, memory, vcpus, host, balloon: _ } = seen;
-    let (power, disks) = (Known::default(), Known::default());
+    let power = power?;
     Ok(Observed {
         at: clock.now(),
         machine,
@@ -152,11 +163,11 @@ impl Hypervisor for QmpMachine {
     }
 
     async fn observe(&mut self) -> Result<Observed, ObserveError> {
-        observed(&self.monitor, &mut self.lasting, &mut self.reach, &self.clock).await
+        observed(&self.monitor, &mut self.lasting, &mut self.reach, &self.clock, &Names::new()).await
     }
 
     async fn look(&mut self, look: &Look) -> Result<Sight, ObserveError> {
-        look::look(&self.monitor, &mut self.reach, look, self.changed).await
+        look::look(&self.monitor, &mut self.reach, look, self.changed, &Names::new()).await
     }
 
     async fn apply(&mut self, act: &Act, until: Moment) -> Result<(), ApplyError> {

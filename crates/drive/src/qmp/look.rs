@@ -12,19 +12,22 @@ use tokio::time::Instant;
 use super::backends;
 use super::balloon;
 use super::monitor::Monitor;
-use super::nics;
 use super::replies::{self, BalloonInfo, Devices, HotpluggableCpu, MemoryDevice, Property};
+use super::set;
 use crate::ObserveError;
+use crate::disk::{self, Names};
 use crate::guest::facts::{self, BLOCKS, VCPUS};
 use crate::guest::reach::{Mute, Reach};
 use crate::guest::zones;
 
 /// Answers a look. `changed` is when the last act was sent: older figures of a balloon driver say nothing of it.
+/// `names` are those that a manager has given to disks.
 pub(crate) async fn look(
     monitor: &Monitor,
     reach: &mut Reach,
     look: &Look,
     changed: Moment,
+    names: &Names,
 ) -> Result<Sight, ObserveError> {
     Ok(match look {
         Look::Backend(id) => {
@@ -72,9 +75,15 @@ pub(crate) async fn look(
             Sight::Vcpu { plugged: is_plugged(monitor, id).await?, guest }
         }
         Look::Vcpus => Sight::Vcpus(vcpus(reach).await),
-        Look::Setting(name) => Sight::Setting(nics::look(monitor, name).await?),
-        Look::Disk(_) | Look::DiskDevice(_) => Sight::Disk(None),
+        Look::Setting(name) => Sight::Setting(set::look(monitor, name, names).await?),
+        Look::Disk(name) => one_disk(disk::observe(monitor, Some(reach), names).await?, name),
+        Look::DiskDevice(name) => one_disk(disk::observe(monitor, None, names).await?, name),
     })
+}
+
+fn one_disk(seen: disk::Seen, name: &str) -> Sight {
+    let disks = seen.disks.known().map_or(&[][..], Vec::as_slice);
+    Sight::Disk(disks.iter().find(|disk| disk.name == name).cloned().map(Box::new))
 }
 
 /// Where a memory device lies in the guest's address space.

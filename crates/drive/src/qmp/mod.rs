@@ -32,7 +32,9 @@ pub(crate) mod monitor;
 pub mod news;
 pub(crate) mod nics;
 pub(crate) mod observe;
+pub(crate) mod power;
 mod replies;
+mod set;
 
 pub use driver::{OpenError, QmpMachine};
 pub use events::{Events, Heard};

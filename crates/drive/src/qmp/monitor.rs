@@ -125,7 +125,7 @@ impl Monitor {
     }
 
     /// Has a command carried out.
-    pub(super) async fn order(
+    pub(crate) async fn order(
         &self,
         command: &str,
         arguments: Value,
@@ -153,7 +153,7 @@ fn read<T: DeserializeOwned>(command: &str, answer: Value) -> Result<T, ObserveE
 }
 
 /// Waits for all of them at once; their results in order.
-pub(super) async fn each<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+pub(crate) async fn each<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     let mut running: Vec<Pin<Box<F>>> = futures.into_iter().map(Box::pin).collect();
     let mut results: Vec<Option<F::Output>> = running.iter().map(|_| None).collect();
     std::future::poll_fn(|context| {
