@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::cache::{Cache, key};
-use crate::image::Image;
+use crate::image::{Image, Variant};
 use crate::inside::UP;
 use crate::machine::end;
 use crate::qemu::Qemu;
@@ -123,7 +123,7 @@ fn boots(qemu: &Qemu, image: &Image, dir: &std::path::Path) -> Result<bool> {
     let mut command = qemu.command();
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-m", "256"]);
     command.args(["-machine", "q35", "-accel", "kvm", "-cpu", "host"]);
-    command.arg("-kernel").arg(image.kernel()).arg("-initrd").arg(image.initrd(false));
+    command.arg("-kernel").arg(image.kernel()).arg("-initrd").arg(image.initrd(Variant::Plain));
     command.args(["-append", "console=ttyS0 lab_agent=0"]);
     command.arg("-chardev").arg(format!("file,id=console,path={}", console.display()));
     command.args(["-serial", "chardev:console"]);

@@ -1,7 +1,8 @@
-//! Builds the guest: Debian's kernel, and an initramfs of busybox, the guest agent, udevd and our `init`.
+//! Builds the guest: Debian's kernel, and an initramfs of busybox, the guest agent and our `init`; two variants have
+//! udevd, or what grows disks, besides.
 //!
 //! Everything comes from Debian packages and is built once per set of package versions and per content of
-//! this recipe. The guest has no disk and no distribution in it: it boots in seconds and forgets all. It will
+//! this recipe. The guest has no distribution on any disk of its: it boots in seconds and forgets all. It will
 //! not start anything: see `recipe`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,18 +16,95 @@ use drive::guest::setup::UDEV_RULES;
 use crate::apt::{Apt, Deb, Suite, run};
 use crate::cache::{Cache, key};
 use crate::cpio::Archive;
+use crate::modules::Module;
 use crate::{elf, kernel, modules};
 
 /// Part of the cache key: raise it when this file changes what it builds from the same inputs.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 3;
 
 const INIT: &str = include_str!("guest/init.sh");
 
 /// What `apt` is asked for. `linux-image-amd64` stands for the versioned package that it depends on.
-const ROOTS: [&str; 4] = ["linux-image-amd64", "busybox-static", "qemu-guest-agent", "udev"];
+const ROOTS: [&str; 14] = [
+    "linux-image-amd64",
+    "busybox-static",
+    "qemu-guest-agent",
+    "udev",
+    "btrfs-progs",
+    "cloud-guest-utils",
+    "cryptsetup-bin",
+    "dmsetup",
+    "e2fsprogs",
+    "fdisk",
+    "lvm2",
+    "util-linux",
+    "xfsprogs",
+    "zlib1g",
+];
 
 /// The kernel modules of a lab guest's devices, without what they depend on.
 const MODULES: [&str; 5] = ["virtio_pci", "virtio_console", "virtio_balloon", "virtio_mem", "virtio_net"];
+
+/// The kernel modules of disks and of what lies on them.
+const DISK_MODULES: [&str; 15] = [
+    "virtio_blk",
+    "virtio_scsi",
+    "sd_mod",
+    "ahci",
+    "ext4",
+    "crc32c_generic",
+    "xfs",
+    "btrfs",
+    "dm_mod",
+    "dm_crypt",
+    "dm_thin_pool",
+    "aes_generic",
+    "xts",
+    "sha256_generic",
+    "algif_skcipher",
+];
+
+/// The programs of disks, by their places in the packages: those that a guest's administrator has, and those that make
+/// what the tests grow.
+const DISK_PROGRAMS: [&str; 13] = [
+    "sbin/blkid",
+    "sbin/cryptsetup",
+    "sbin/dmsetup",
+    "sbin/lvm",
+    "sbin/mke2fs",
+    "sbin/resize2fs",
+    "sbin/sfdisk",
+    "sbin/mkfs.xfs",
+    "usr/sbin/xfs_growfs",
+    "usr/sbin/xfs_db",
+    "usr/bin/partx",
+    "bin/btrfs",
+    "sbin/mkfs.btrfs",
+];
+
+/// Other names of one of them: LVM is one program with a name for each verb.
+const LINKS: [(&str, &str); 9] = [
+    ("mkfs.ext4", "mke2fs"),
+    ("pvs", "lvm"),
+    ("pvcreate", "lvm"),
+    ("pvresize", "lvm"),
+    ("vgcreate", "lvm"),
+    ("vgchange", "lvm"),
+    ("lvcreate", "lvm"),
+    ("lvextend", "lvm"),
+    ("lvs", "lvm"),
+];
+
+/// Which initramfs a guest boots from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// The smallest.
+    Plain,
+    /// With udevd.
+    Udev,
+    /// With the modules and programs of disks.
+    Disks,
+}
 
 /// A built guest: what QEMU's `-kernel` and `-initrd` take.
 #[derive(Debug, Clone)]
@@ -43,7 +121,10 @@ impl Image {
         let apt = Apt::open(cache, Suite::Release)?;
         let dir = apt.with_plan(&ROOTS, |plan| {
             let debs: Vec<&Deb> = plan.iter().filter(|deb| wanted(&deb.name)).collect();
-            let name = format!("guest-{}", key(&(RECIPE, INIT, UDEV_RULES, MODULES, &debs)));
+            let name = format!(
+                "guest-{}",
+                key(&(RECIPE, INIT, UDEV_RULES, MODULES, (DISK_MODULES, DISK_PROGRAMS, LINKS), &debs,))
+            );
             cache.ensure(&name, |dir| build(&apt, &debs, dir))
         })?;
         Ok(Self { dir })
@@ -55,10 +136,14 @@ impl Image {
         self.dir.join("kernel")
     }
 
-    /// The initramfs; the one with udevd is larger.
+    /// The initramfs.
     #[must_use]
-    pub fn initrd(&self, udev: bool) -> PathBuf {
-        self.dir.join(if udev { "initrd-udev" } else { "initrd" })
+    pub fn initrd(&self, variant: Variant) -> PathBuf {
+        self.dir.join(match variant {
+            Variant::Plain => "initrd",
+            Variant::Udev => "initrd-udev",
+            Variant::Disks => "initrd-disks",
+        })
     }
 
     /// A name that changes with the image's content.
@@ -67,10 +152,12 @@ impl Image {
     }
 }
 
-/// Of all that apt would install, the libraries and the four things themselves; the rest serves maintainer scripts.
+/// Of all that apt would install, the libraries and the things themselves; the rest serves maintainer scripts.
 fn wanted(name: &str) -> bool {
     let kernel = name.starts_with("linux-image-") && name != "linux-image-amd64";
-    kernel || ROOTS[1..].contains(&name) || (name.starts_with("lib") && !name.contains("perl"))
+    // Of use to programs that no guest gets: scripts, and XFS's check for names in Unicode.
+    let script = ["perl", "python", "libicu"].iter().any(|word| name.contains(word));
+    kernel || ROOTS[1..].contains(&name) || (name.starts_with("lib") && !script)
 }
 
 fn build(apt: &Apt, debs: &[&Deb], dir: &Path) -> Result<()> {
@@ -83,9 +170,9 @@ fn build(apt: &Apt, debs: &[&Deb], dir: &Path) -> Result<()> {
 
     let base = base(tree, &version)?;
     fs::write(dir.join("initrd"), &base)?;
-    let mut both = base;
-    both.extend(udev(tree)?);
-    fs::write(dir.join("initrd-udev"), both)?;
+    for (name, more) in [("initrd-udev", udev(tree)?), ("initrd-disks", disks(tree, &version)?)] {
+        fs::write(dir.join(name), [base.as_slice(), &more].concat())?;
+    }
     let listed = debs.iter().map(|deb| format!("{} {}\n", deb.name, deb.version));
     Ok(fs::write(dir.join("packages"), listed.collect::<String>())?)
 }
@@ -119,14 +206,39 @@ fn base(tree: &Path, version: &str) -> Result<Vec<u8>> {
     archive.file("etc/passwd", false, b"root:x:0:0:root:/:/bin/sh\n");
     archive.file("etc/group", false, b"root:x:0:\n");
 
+    let base = modules::in_order(&tree.join("lib/modules").join(version), &MODULES)?;
+    add_modules(&mut archive, "order", &base);
+    programs(&mut archive, tree, &["usr/sbin/qemu-ga"], &BTreeSet::new()).map(|_| archive.finish())
+}
+
+/// Modules, and in a file of this name the order to load them in.
+fn add_modules(archive: &mut Archive, name: &str, all: &[Module]) {
     let mut order = String::new();
-    for module in modules::in_order(&tree.join("lib/modules").join(version), &MODULES)? {
+    for module in all {
         let path = format!("lib/modules/{}.ko", module.name);
         archive.file(&path, false, &module.bytes);
         order.push_str(&format!("/{path}\n"));
     }
-    archive.file("lib/modules/order", false, order.as_bytes());
-    programs(&mut archive, tree, &["usr/sbin/qemu-ga"], &BTreeSet::new()).map(|_| archive.finish())
+    archive.file(&format!("lib/modules/{name}"), false, order.as_bytes());
+}
+
+/// What the variant with disks has besides.
+fn disks(tree: &Path, version: &str) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    let already = programs(&mut Archive::default(), tree, &["usr/sbin/qemu-ga"], &BTreeSet::new())?;
+    programs(&mut archive, tree, &DISK_PROGRAMS, &already)?;
+    for (name, program) in LINKS {
+        archive.link(&format!("bin/{name}"), program);
+    }
+    let growpart = fs::read(tree.join("usr/bin/growpart")).context("the packages hold no growpart")?;
+    archive.file("bin/growpart", true, &growpart);
+    let dir = tree.join("lib/modules").join(version);
+    let base: Vec<String> =
+        modules::in_order(&dir, &MODULES)?.into_iter().map(|module| module.name).collect();
+    let mut more = modules::in_order(&dir, &DISK_MODULES)?;
+    more.retain(|module| !base.contains(&module.name));
+    add_modules(&mut archive, "order-disks", &more);
+    Ok(archive.finish())
 }
 
 /// What the udev variant has besides: an archive that the kernel reads after the first.

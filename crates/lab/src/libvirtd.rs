@@ -109,6 +109,7 @@ impl Libvirtd {
     pub async fn define(&self, name: &str, recipe: &Recipe) -> Result<()> {
         let dir = self.daemon.guest_dir(name);
         fs::create_dir_all(&dir)?;
+        recipe.make_disks(&dir)?;
         let file = dir.join("domain.xml");
         fs::write(&file, recipe.domain(name, &self.daemon.parts, &dir))?;
         self.virsh(&["define", "--validate", &file.display().to_string()]).await.map(drop)

@@ -48,6 +48,7 @@ impl Machine {
         let ticket = Ticket::take(cache).await?;
         let dir = tempfile::Builder::new().prefix("supple-lab-").tempdir()?;
         let log = File::create(dir.path().join(place::QEMU_LOG))?;
+        recipe.make_disks(dir.path())?;
         let mut command = recipe.command(parts, dir.path());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let repeat = format!("{command:?}");

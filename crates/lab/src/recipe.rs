@@ -2,7 +2,10 @@
 //!
 //! A recipe is plain data and becomes the arguments of one QEMU. It will not start it: see `machine`.
 
+mod disk;
 mod domain;
+
+pub use disk::Disk;
 
 use std::path::Path;
 use std::process::Command;
@@ -12,7 +15,7 @@ use scale::units::Bytes;
 
 use crate::accel::{Accel, emulated_clocks};
 use crate::cache::Cache;
-use crate::image::Image;
+use crate::image::{Image, Variant};
 use crate::libvirt::Libvirt;
 use crate::machine::Machine;
 use crate::qemu::Qemu;
@@ -85,6 +88,7 @@ pub struct Recipe {
     agent: Agent,
     kernel_params: Vec<String>,
     tap: Option<String>,
+    disks: Vec<Disk>,
 }
 
 /// The sockets and files of one running guest, below its directory.
@@ -123,6 +127,7 @@ impl Recipe {
             agent: Agent::Full,
             kernel_params: Vec::new(),
             tap: None,
+            disks: Vec::new(),
         }
     }
 
@@ -186,6 +191,13 @@ impl Recipe {
         Self { agent, ..self }
     }
 
+    /// One more disk. A guest with any has the modules and programs of disks, and no udevd.
+    #[must_use]
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.disks.push(disk);
+        self
+    }
+
     /// One more parameter on the kernel's command line.
     #[must_use]
     pub fn kernel_param(mut self, param: &str) -> Self {
@@ -220,7 +232,7 @@ impl Recipe {
         qemu.args(["-machine", self.board.name(), "-cpu", parts.accel.cpu(), "-accel", parts.accel.name()]);
         self.size(&mut qemu);
         qemu.arg("-kernel").arg(parts.image.kernel());
-        qemu.arg("-initrd").arg(parts.image.initrd(self.onlining == Onlining::Udev));
+        qemu.arg("-initrd").arg(parts.image.initrd(self.variant()));
         qemu.arg("-append").arg(self.kernel_line(parts.accel));
 
         for (id, socket) in [("qmp", place::QMP), ("lab", place::LAB_QMP)] {
@@ -245,6 +257,7 @@ impl Recipe {
         if self.balloon {
             qemu.args(["-device", "virtio-balloon-pci,id=balloon0"]);
         }
+        disk::arguments(&self.disks, dir, &mut qemu);
         if let Some(VirtioMem { max, node }) = self.virtio_mem {
             qemu.arg("-object")
                 .arg(format!("memory-backend-ram,id=vmembackend0,size={},reserve=off", max.get()));
@@ -298,6 +311,20 @@ impl Recipe {
             line.push_str(&format!(" {param}"));
         }
         line
+    }
+
+    fn variant(&self) -> Variant {
+        match (self.disks.is_empty(), self.onlining) {
+            (true, Onlining::Udev) => Variant::Udev,
+            (true, Onlining::Nobody | Onlining::Kernel | Onlining::KernelMovable) => Variant::Plain,
+            (false, Onlining::Nobody | Onlining::Kernel | Onlining::KernelMovable) => Variant::Disks,
+            (false, Onlining::Udev) => panic!("a lab guest has disks or udevd"),
+        }
+    }
+
+    /// Makes the images of its disks in `dir`.
+    pub(crate) fn make_disks(&self, dir: &Path) -> Result<()> {
+        self.disks.iter().try_for_each(|disk| disk.make(dir))
     }
 
     /// True if the agent will open its channel.

@@ -13,9 +13,11 @@ mount -t tmpfs run /run
 # Huge pages: an emulated guest takes three times as long to fill small ones.
 mount -t tmpfs -o size=1t,huge=always mem /mem
 mkdir -p /dev/virtio-ports /run/witness
-while read -r module; do
-    insmod "$module" || echo "lab: $module does not load"
-done < /lib/modules/order
+for order in /lib/modules/order*; do
+    while read -r module; do
+        insmod "$module" || echo "lab: $module does not load"
+    done < "$order"
+done
 
 # port NAME: its device, once the driver has learnt the name.
 port() {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use scale::units::Bytes;
 
-use super::{Board, Onlining, Parts, Recipe, VirtioMem, place};
+use super::{Board, Parts, Recipe, VirtioMem, place};
 use crate::accel::Accel;
 
 impl Recipe {
@@ -50,20 +50,21 @@ impl Recipe {
       <target type='virtio' name='org.supple.lab'/>
     </channel>
     <memballoon model='{balloon}'/>
-{virtio_mem}{tap}  </devices>
+{disks}{virtio_mem}{tap}  </devices>
 {network}</domain>
 ",
             name = escaped(name),
             memory = self.sizes(),
             machine = self.board.name(),
             kernel = path(&parts.image.kernel()),
-            initrd = path(&parts.image.initrd(self.onlining == Onlining::Udev)),
+            initrd = path(&parts.image.initrd(self.variant())),
             line = escaped(&self.kernel_line(parts.accel)),
             numa = self.nodes(cores),
             emulator = path(&parts.qemu.installed()),
             console = at(place::CONSOLE),
             witness = at(place::WITNESS),
             balloon = if self.balloon { "virtio" } else { "none" },
+            disks = super::disk::elements(&self.disks, dir),
             virtio_mem = self.virtio_mem.map(device).unwrap_or_default(),
             network = self.network(),
             tap = self.tap.as_deref().map(interface).unwrap_or_default(),
@@ -144,6 +145,6 @@ fn kib(size: Bytes) -> u64 {
     size.count_of(Bytes::new(1024))
 }
 
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;")
 }
