@@ -38,6 +38,9 @@ port() {
 
 if [ "$lab_udev" = 1 ]; then
     systemd-udevd --daemon
+else
+    # The device mapper's tools make their nodes themselves instead of waiting for udevd.
+    export DM_DISABLE_UDEV=1
 fi
 
 hostname guest
