@@ -11,7 +11,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use scale::setting::{CpuPower, Millicpus, Weight};
+use scale::setting::{CpuPower, Millicpus, Setting, Weight};
 
 use crate::ApplyError;
 use groups::{Mount, Version, is_alone, number, unread};
@@ -55,7 +55,8 @@ pub fn set(files: &impl Files, threads: &Threads, from: CpuPower, to: CpuPower) 
     if now == to && groups.strays.is_empty() {
         return Ok(());
     }
-    if now != from && now != to {
+    let (was, is, asked) = (Setting::CpuPower(from), Setting::CpuPower(now), Setting::CpuPower(to));
+    if !is.stands_between(&was, &asked) {
         let why = format!("CPU power is {now} and no longer {from}: something else has changed it");
         return Err(ApplyError::Refused(why));
     }

@@ -2,7 +2,7 @@
 
 use scale::disk::{Tool, as_typed, command};
 use scale::observed::{Known, Layer};
-use scale::setting::DiskIo;
+use scale::setting::{DiskIo, Setting};
 use scale::units::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -88,7 +88,9 @@ pub(crate) async fn may_set(
         Known::Is(now) => now,
         Known::Not(why) => return Err(ApplyError::Refused(why)),
     };
-    if now != *from && now != *to {
+    let [was, is, asked] =
+        [from, &now, to].map(|io| Setting::DiskIo { disk: disk.to_owned(), io: io.clone() });
+    if !is.stands_between(&was, &asked) {
         let why = format!("the I/O of {disk} has {now} and no longer {from}: something else has changed it");
         return Err(ApplyError::Refused(why));
     }

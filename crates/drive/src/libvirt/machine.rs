@@ -40,6 +40,7 @@ pub struct LibvirtMachine {
     lasting: Option<observe::Lasting>,
     /// When the last act was sent.
     changed: Moment,
+    names: Names,
 }
 
 /// Why the machine cannot be driven.
@@ -129,6 +130,7 @@ impl LibvirtMachine {
             clock,
             lasting: None,
             changed: clock.now(),
+            names: Names::new(),
         })
     }
 
@@ -182,7 +184,7 @@ impl Hypervisor for LibvirtMachine {
     async fn observe(&mut self) -> Result<Observed, ObserveError> {
         refuse_while_held(self.hand.domain(), self.hand.lane()).await?;
         let mut seen =
-            observed(&self.monitor, &mut self.lasting, &mut self.reach, &self.clock, &Names::new()).await?;
+            observed(&self.monitor, &mut self.lasting, &mut self.reach, &self.clock, &self.names).await?;
         self.hand.definition.gone_from(&seen).await;
         nics::overlay(&self.hand, &mut seen.nics).await;
         Ok(seen)
@@ -192,7 +194,7 @@ impl Hypervisor for LibvirtMachine {
         if let Look::Setting(name @ (SettingName::NicRate { .. } | SettingName::IpRate { .. })) = look {
             return Ok(Sight::Setting(nics::look(&self.hand, &self.monitor, name).await?));
         }
-        let sight = look::look(&self.monitor, &mut self.reach, look, self.changed, &Names::new()).await?;
+        let sight = look::look(&self.monitor, &mut self.reach, look, self.changed, &self.names).await?;
         match (look, &sight) {
             (Look::DimmDevice(id), Sight::Dimm(None))
             | (Look::VcpuDevice(id), Sight::Vcpu { plugged: false, .. }) => {
@@ -216,7 +218,7 @@ impl Hypervisor for LibvirtMachine {
     async fn follow(&mut self, device: &str) {
         // QEMU is asked: libvirt itself learns of an emulated vCPU's end only when it looks at the machine anew.
         let vcpu = Look::VcpuDevice(device.to_owned());
-        let sight = look::look(&self.monitor, &mut self.reach, &vcpu, self.changed).await;
+        let sight = look::look(&self.monitor, &mut self.reach, &vcpu, self.changed, &self.names).await;
         let is_gone = matches!(sight, Ok(Sight::Vcpu { plugged: false, .. }));
         self.hand.definition.follow(device, is_gone).await;
     }
