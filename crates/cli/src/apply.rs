@@ -17,36 +17,50 @@ use crate::{screen, show, wire};
 /// Carries the command out; its exit status.
 pub(crate) fn run(asked: &Request, yes: bool, live_only: bool) -> Result<u8, Failure> {
     let json = asked.machine.output.json;
-    let consent = match (yes, screen::can_ask() && !json) {
-        (true, _) => Consent::Given,
-        (false, true) => Consent::Ask,
-        (false, false) => Consent::Nobody,
-    };
-    let ended = block_on(carry_out(asked, consent, live_only))?;
-    let Ended { report, not_followed } = &ended;
+    let ended = block_on(carry_out(asked, Consent::of(yes, json), live_only))?;
     if json {
-        let report = wire::report::Report { not_followed: not_followed.clone(), ..report.into() };
-        screen::say(&wire::Document::Report(report).render());
+        screen::say(&wire::Document::Report(ended.document()).render());
     } else {
-        let room = screen::columns();
-        screen::say(&show::report::report(report, room));
-        screen::say(&show::report::not_followed(not_followed.as_deref().unwrap_or_default(), room));
-        let command = command_line(asked, &report.asked);
-        screen::say(&show::report::again(report, &command, room).unwrap_or_default());
+        screen::say(&ended.text(asked, screen::columns()));
     }
-    let followed = not_followed.as_ref().is_none_or(Vec::is_empty);
-    Ok(if report.verdict == Verdict::Proven && followed { DONE } else { PARTIAL })
+    Ok(ended.status())
 }
 
 /// How an `apply` ended.
-struct Ended {
+pub(crate) struct Ended {
     report: Report,
     /// Changes that the machine's definition in libvirt did not follow, each with libvirt's reason; nothing where it
     /// has none.
     not_followed: Option<Vec<String>>,
 }
 
-async fn carry_out(asked: &Request, consent: Consent, live_only: bool) -> Result<Ended, Failure> {
+impl Ended {
+    /// As `--json` prints it.
+    pub(crate) fn document(&self) -> wire::report::Report {
+        wire::report::Report { not_followed: self.not_followed.clone(), ..(&self.report).into() }
+    }
+
+    /// In `room` columns.
+    pub(crate) fn text(&self, asked: &Request, room: usize) -> String {
+        let Ended { report, not_followed } = self;
+        let command = command_line(asked, &report.asked);
+        [
+            show::report::report(report, room),
+            show::report::not_followed(not_followed.as_deref().unwrap_or_default(), room),
+            show::report::again(report, &command, room).unwrap_or_default(),
+        ]
+        .concat()
+    }
+
+    /// The exit status.
+    pub(crate) fn status(&self) -> u8 {
+        let followed = self.not_followed.as_ref().is_none_or(Vec::is_empty);
+        if self.report.verdict == Verdict::Proven && followed { DONE } else { PARTIAL }
+    }
+}
+
+/// Resizes the machine, with progress told as it goes.
+pub(crate) async fn carry_out(asked: &Request, consent: Consent, live_only: bool) -> Result<Ended, Failure> {
     let limits = Limits::default();
     let vm = &asked.machine.vm;
     let Reached { mut driver, key } = open(&asked.machine, Some(&asked.wanted), live_only, &limits).await?;

@@ -150,6 +150,18 @@ pub(crate) enum Command {
         #[arg(long)]
         live_only: bool,
     },
+    /// Bring the guest and the definition in line with the machine that runs, and change no size
+    ///
+    /// Memory and vCPUs that the machine has and its guest does not use are brought into use; the definition in libvirt
+    /// becomes what runs, so that the next start has the same. Shows what it will do, and asks.
+    #[command(after_help = format!("{MACHINES}\n\n{EXIT_STATUS}"))]
+    Reconcile {
+        #[command(flatten)]
+        machine: Machine,
+        /// Do it without asking
+        #[arg(short, long)]
+        yes: bool,
+    },
     /// Tell of the last run: what was asked, what was achieved, what held it back
     ///
     /// Reads Supple's records only; the machine need not be running. A name of libvirt's is looked up there for its
@@ -207,7 +219,8 @@ impl Command {
 
     fn vm(&mut self) -> Option<&mut Address> {
         match self {
-            Command::Observe(machine)
+            Command::Reconcile { machine, .. }
+            | Command::Observe(machine)
             | Command::Get { machine, .. }
             | Command::Guest(Guest::Setup(machine)) => Some(&mut machine.vm),
             Command::Plan(resize) | Command::Apply { resize, .. } => resize.vm.as_mut(),

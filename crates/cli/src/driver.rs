@@ -98,6 +98,14 @@ impl Hypervisor for Driver {
         }
     }
 
+    async fn follow(&mut self, device: &str) {
+        match self {
+            Driver::Qmp(machine) => machine.follow(device).await,
+            #[cfg(feature = "libvirt")]
+            Driver::Libvirt(machine) => machine.follow(device).await,
+        }
+    }
+
     async fn watch(&mut self, until: Moment) -> Option<Event> {
         match self {
             Driver::Qmp(machine) => machine.watch(until).await,

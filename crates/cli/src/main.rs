@@ -31,6 +31,7 @@ mod prepare;
 #[cfg(feature = "libvirt")]
 mod prepared;
 mod progress;
+mod reconcile;
 mod screen;
 mod show;
 #[cfg(feature = "libvirt")]
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         Command::Apply { resize, yes, live_only } => {
             (resize.output.json, resize.read().and_then(|asked| apply::run(&asked, yes, live_only)))
         }
+        Command::Reconcile { machine, yes } => (machine.output.json, reconcile::run(machine, yes)),
         Command::Why { vm, output } => (output.json, why::run(&vm, &output)),
         Command::Guest(Guest::UdevRule(output)) => (output.json, guest::udev_rule(&output)),
         Command::Guest(Guest::Setup(machine)) => (machine.output.json, guest::setup(&machine)),

@@ -31,6 +31,8 @@ pub(crate) fn run(machine: &Machine) -> Result<u8, Failure> {
     if machine.agent.is_none() && matches!(machine.vm, Address::Qmp(_)) {
         text.push_str("Name the guest agent's socket with --agent PATH, and the guest itself is asked.\n");
     }
+    #[cfg(feature = "libvirt")]
+    text.push_str(&next_start(&machine.vm, room, &limits));
     let reader = Reader { now: seen.at, zone: TimeZone::system(), room };
     if let Some(open) = open_run(&history, &address, None, &reader) {
         text.push('\n');
@@ -38,4 +40,17 @@ pub(crate) fn run(machine: &Machine) -> Result<u8, Failure> {
     }
     screen::say(&text);
     Ok(DONE)
+}
+
+/// How the definition of a machine of libvirt's differs from what runs, if it does. That it cannot be told is said as well.
+#[cfg(feature = "libvirt")]
+fn next_start(vm: &Address, room: usize, limits: &Limits) -> String {
+    let Address::Libvirt(domain) = vm else { return String::new() };
+    let apart = block_on(async { Ok::<_, Failure>(crate::kept::find(domain, limits).await?.apart().await) });
+    match apart {
+        Ok(Ok(Some(apart))) => crate::show::reconcile::observed(&vm.to_string(), &apart, room),
+        Ok(Ok(None)) => String::new(),
+        Ok(Err(error)) => crate::show::paragraph("definition not known: ", &error.to_string(), room),
+        Err(error) => crate::show::paragraph("definition not known: ", &error.to_string(), room),
+    }
 }

@@ -40,6 +40,17 @@ pub(crate) enum Consent {
     Nobody,
 }
 
+impl Consent {
+    /// What is had with or without `--yes`.
+    pub(crate) fn of(yes: bool, json: bool) -> Consent {
+        match (yes, screen::can_ask() && !json) {
+            (true, _) => Consent::Given,
+            (false, true) => Consent::Ask,
+            (false, false) => Consent::Nobody,
+        }
+    }
+}
+
 /// What has happened so far, for those who must know when the resize ends without an answer.
 #[derive(Debug, Default)]
 pub(crate) struct Sofar {

@@ -9,6 +9,8 @@ pub(crate) mod observed;
 pub(crate) mod plan;
 #[cfg(feature = "libvirt")]
 pub(crate) mod prepare;
+#[cfg(feature = "libvirt")]
+pub(crate) mod reconcile;
 pub(crate) mod refusal;
 pub(crate) mod report;
 

@@ -46,6 +46,8 @@ pub(crate) enum Document {
     /// `supple prepare`.
     #[cfg(feature = "libvirt")]
     Prepared(Box<prepare::Prepared>),
+    /// `supple reconcile`.
+    Reconciled(Box<Reconciled>),
     /// There is no plan, from `plan` and `apply`. Exit status 2.
     Refusal(Refusal),
     /// Something is wrong, from any command. The exit status tells whether anything was changed.
@@ -168,6 +170,37 @@ pub(crate) struct DeviceXml {
     pub(crate) notes: Vec<String>,
 }
 
+/// What became of `supple reconcile`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Reconciled {
+    /// What became of the definition; nothing where there is none.
+    pub(crate) definition: Option<Definition>,
+    /// What became of the guest.
+    pub(crate) report: report::Report,
+}
+
+/// How a definition was made to follow the running machine.
+#[derive(Debug, Serialize)]
+pub(crate) struct Definition {
+    /// What could be mended.
+    pub(crate) mended: Vec<Mended>,
+    /// What the next start brings.
+    pub(crate) waits: Vec<String>,
+    /// What is left to a person, with the reason.
+    pub(crate) by_hand: Vec<String>,
+}
+
+/// One difference.
+#[derive(Debug, Serialize)]
+pub(crate) struct Mended {
+    /// The difference.
+    pub(crate) what: String,
+    /// What was done about it.
+    pub(crate) mend: String,
+    /// Why it was not mended; nothing where it was.
+    pub(crate) why_not: Option<String>,
+}
+
 /// What became of `supple guest setup`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Setup {
@@ -236,6 +269,14 @@ mod tests {
             parsed(&Document::Setup(Setup { installed: false, path, what, by_hand: vec![String::new()] })),
             doctor(),
             parsed(&Document::Guests(doctor::Guests::all())),
+            parsed(&Document::Reconciled(Box::new(Reconciled {
+                definition: Some(Definition {
+                    mended: vec![Mended { what: String::new(), mend: String::new(), why_not: None }],
+                    waits: Vec::new(),
+                    by_hand: Vec::new(),
+                }),
+                report: (&example::report()).into(),
+            }))),
             parsed(&Document::DeviceXml(DeviceXml { xml: String::new(), size_bytes: 0, notes: Vec::new() })),
         ]);
         all
@@ -316,6 +357,7 @@ mod tests {
             "setup",
             "doctor",
             "guests",
+            "reconciled",
             "device_xml",
         ];
         let libvirts: &[&str] = if cfg!(feature = "libvirt") { &["machines", "prepared"] } else { &[] };

@@ -31,6 +31,7 @@ mod nics;
 mod passthrough;
 mod pool;
 mod raw;
+mod reconcile;
 mod stats;
 mod terms;
 
@@ -45,5 +46,6 @@ pub use kept::{FindError, Kept, Unreachable};
 pub use machine::{LibvirtMachine, OpenError};
 pub use passthrough::Passthrough;
 pub use pool::{CallError, Lane, Pool};
+pub use reconcile::{Apart, ApartError, Mend, apart};
 pub use stats::{MemoryStats, Param, Params, StatsGroup};
 pub use terms::{Affect, Info, Job, State, VcpuCount, Xml};
