@@ -19,8 +19,8 @@ pub struct Limits {
     pub movable_ratio: u64,
     /// The largest single DIMM, so that no one step stalls the monitor or the guest for long.
     pub dimm_max: Bytes,
-    /// The memory block that is assumed where the guest does not tell: 128 MiB up to 64 GiB of boot memory, this
-    /// above (Linux x86-64 uses up to 2 GiB blocks there; arch/x86/mm/init_64.c).
+    /// The memory block that is assumed where the guest does not tell: 128 MiB where its boot memory ends below 64 GiB,
+    /// this where it ends there or later (Linux x86-64 uses up to 2 GiB blocks there; arch/x86/mm/init_64.c).
     pub block_of_large_guests: Bytes,
     /// Memory regions of a vhost backend that are left for later devices.
     pub vhost_reserve: u32,

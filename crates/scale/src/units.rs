@@ -197,7 +197,7 @@ pub enum BadSize {
         decimal: String,
     },
     /// A fraction that is not a whole number of bytes.
-    #[error("'{text}' is not a whole number of bytes; the nearest below is {below}")]
+    #[error("'{text}' is not a whole number of bytes; {}the nearest below is {below}", whole_mib_around(*.below))]
     Fraction {
         /// What was given.
         text: String,
@@ -259,6 +259,14 @@ pub fn parse_size(text: &str) -> Result<Bytes, BadSize> {
         return Err(BadSize::Fraction { text: trimmed.to_owned(), below: bytes });
     }
     Ok(bytes)
+}
+
+/// What to write instead of a size that lies between whole MiB.
+fn whole_mib_around(below: Bytes) -> String {
+    match below.count_of(Bytes::mib(1)) {
+        0 => String::new(),
+        mib => format!("write {mib}M or {}M; ", mib + 1),
+    }
 }
 
 /// Bytes in one `unit`, or why the unit is not one.
@@ -369,6 +377,18 @@ mod tests {
         }
         assert!(matches!(parse_size("99999999999999999999P"), Err(BadSize::TooLarge { .. })));
         assert!(matches!(parse_size("1.0000001K"), Err(BadSize::Fraction { .. })));
+    }
+
+    #[test]
+    fn a_fraction_of_a_byte_is_refused_with_the_whole_mib_around_it() {
+        let said = |text: &str| parse_size(text).expect_err(text).to_string();
+        let around =
+            "'1.2G' is not a whole number of bytes; write 1228M or 1229M; the nearest below is 1288490188 B";
+        assert_eq!(said("1.2G"), around);
+        for text in ["1228M", "1229M", "1288490188B"] {
+            assert!(parse_size(text).is_ok(), "{text}");
+        }
+        assert!(!said("1.0000001K").contains("0M"), "{}", said("1.0000001K"));
     }
 
     #[test]

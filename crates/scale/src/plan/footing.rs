@@ -3,6 +3,7 @@
 //! The guest's word is taken only where it makes sense and is fresh; where it is missing, the assumption that takes its
 //! place is named in a note. Nothing here decides what to do.
 
+use super::space::boot_end;
 use crate::limits::Limits;
 use crate::observed::{AutoOnline, BalloonStats, GuestFacts, MemBlock, Observed, blocks_of};
 use crate::units::Bytes;
@@ -11,6 +12,10 @@ use std::ops::Range;
 /// Bounds of a believable block size: Linux has 16 MiB (POWER) to 2 GiB (x86-64), powers of two all
 /// (MIN_MEMORY_BLOCK_SIZE and memory_block_size_bytes, Linux 6.1).
 const BLOCKS: Range<u64> = (1 << 20)..(1 << 36);
+
+/// Linux x86-64 takes larger blocks where boot memory ends here or later (`probe_memory_block_size`,
+/// arch/x86/mm/init_64.c, 3.19 to 6.12: by the end of memory, not by its size).
+const LARGE_GUEST: Bytes = Bytes::gib(64);
 
 /// What the guest lets a plan build on.
 pub(super) struct Footing<'a> {
@@ -49,7 +54,7 @@ impl<'a> Footing<'a> {
         let writes = facts.is_some_and(GuestFacts::can_write_files);
         let sets = writes || facts.is_some_and(|f| f.can("guest-set-memory-blocks"));
         let assumed =
-            if seen.memory.boot < Bytes::gib(64) { Bytes::mib(128) } else { limits.block_of_large_guests };
+            if boot_end(seen) < LARGE_GUEST { Bytes::mib(128) } else { limits.block_of_large_guests };
         Footing {
             facts,
             stats,

@@ -120,17 +120,37 @@ fn region(seen: &Observed) -> Option<Range<u64>> {
     if seen.machine.arch != "x86_64" {
         return None;
     }
-    // Memory below 4 GiB: pc_q35.c and pc_piix.c with gigabyte alignment, 7.2 and 10.0.
-    let low = if seen.machine.kind.contains("q35") {
-        if boot >= 0xb000_0000 { 0x8000_0000 } else { boot }
-    } else if seen.machine.kind.contains("i440fx") {
-        if boot >= 0xe000_0000 { 0xc000_0000 } else { boot }
-    } else {
-        return None;
-    };
+    let low = below_4_gib(seen)?;
     let base = (4 * GIB + (boot - low)).checked_next_multiple_of(GIB)?;
     let size = memory.ceiling.get().saturating_sub(boot).checked_add(u64::from(memory.slots) * GIB)?;
     Some(base..base.checked_add(size)?)
+}
+
+/// How much of a PC's boot memory lies below 4 GiB; the rest begins there. Nothing where that is not known.
+fn below_4_gib(seen: &Observed) -> Option<u64> {
+    let boot = seen.memory.boot.get();
+    // pc_q35.c and pc_piix.c with gigabyte alignment, 7.2 and 10.0.
+    if seen.machine.kind.contains("q35") {
+        Some(if boot >= 0xb000_0000 { 0x8000_0000 } else { boot })
+    } else if seen.machine.kind.contains("i440fx") {
+        Some(if boot >= 0xe000_0000 { 0xc000_0000 } else { boot })
+    } else {
+        None
+    }
+}
+
+/// Where boot memory ends in the guest's address space, at the most where that is not known: beyond the hole for
+/// devices below 4 GiB, it ends later than it is large.
+pub(super) fn boot_end(seen: &Observed) -> Bytes {
+    let boot = seen.memory.boot;
+    if seen.machine.arch != "x86_64" {
+        return boot;
+    }
+    match below_4_gib(seen) {
+        Some(low) if low == boot.get() => boot,
+        Some(low) => Bytes::gib(4) + (boot - Bytes::new(low)),
+        None => boot + Bytes::gib(4),
+    }
 }
 
 #[cfg(test)]

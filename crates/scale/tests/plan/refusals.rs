@@ -48,15 +48,34 @@ fn above_the_ceiling_the_needed_start_is_told() {
     says(&seen, &memory("2G"), When::Cold, &["without DIMM slots", "slots=16"]);
 }
 
+/// A guest of so much boot memory that tells nothing.
+fn mute(kind: &str, boot: Bytes) -> Observed {
+    let mut seen = machine();
+    seen.machine.kind = kind.into();
+    seen.memory.boot = boot;
+    seen.memory.ceiling = Bytes::gib(128);
+    seen.memory.nodes[0].memory = boot;
+    seen.guest = Guest::Unheard("no agent".into());
+    seen
+}
+
 #[test]
 fn large_guests_that_do_not_tell_have_large_blocks() {
-    let mut seen = machine();
-    seen.memory.boot = Bytes::gib(64);
-    seen.memory.ceiling = Bytes::gib(128);
-    seen.memory.nodes[0].memory = Bytes::gib(64);
-    seen.guest = Guest::Unheard("no agent".into());
+    let seen = mute("pc-q35-7.2", Bytes::gib(64));
     says(&seen, &memory("+1G"), When::Impossible, &["steps of 2 GiB", "--memory 66G"]);
     assert!(!planned(&seen, &memory("+2G")).steps.is_empty());
+}
+
+#[test]
+fn a_guest_is_large_by_where_its_memory_ends() {
+    // q35 has 2 GiB below 4 GiB, i440fx 3 GiB; of another PC it is not known.
+    for (kind, large, small) in [("pc-q35-7.2", 62, 61), ("pc-i440fx-7.2", 63, 62), ("microvm", 60, 59)] {
+        says(&mute(kind, Bytes::gib(large)), &memory("+1G"), When::Impossible, &["steps of 2 GiB"]);
+        assert!(!planned(&mute(kind, Bytes::gib(small)), &memory("+1G")).steps.is_empty(), "{kind}");
+    }
+    let mut arm = mute("virt-7.2", Bytes::gib(63));
+    arm.machine.arch = "aarch64".into();
+    assert!(!planned(&arm, &memory("+1G")).steps.is_empty());
 }
 
 #[test]

@@ -37,6 +37,27 @@ fn a_dimm_of_a_wrong_size_is_found() {
 }
 
 #[test]
+fn a_dimm_that_a_large_mute_guest_would_refuse_is_found() {
+    let mute = |boot: u64| {
+        move || {
+            let mut seen = machine();
+            seen.guest = Guest::Unheard("no agent".into());
+            (seen.memory.boot, seen.memory.ceiling) = (Bytes::gib(boot), Bytes::gib(128));
+            (seen.memory.balloon, seen.machine.arch) = (None, "x86_64".into());
+            let mut steps = dimm_added(1, "1", 1, None, Bytes::gib(1));
+            steps.truncate(2);
+            steps[1].strength = Strength::DriverConfirmed;
+            let plan = plan(&seen, Bytes::gib(boot + 2), 2, steps);
+            (seen, plan)
+        }
+    };
+    for (boot, kinds) in [(62, [].as_slice()), (63, &[Kind::DimmSize])] {
+        let (seen, plan) = mute(boot)();
+        assert_eq!(super::kinds(&seen, &plan), kinds, "{boot} GiB");
+    }
+}
+
+#[test]
 fn a_wrong_address_is_found() {
     let cases = [
         (5 * GIB + (64 << 20), "not aligned"),
