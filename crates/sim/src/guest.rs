@@ -233,7 +233,7 @@ impl World {
             .dimms
             .iter_mut()
             .map(|d| {
-                d.inserting &= deaf;
+                d.inserting = deaf && d.kind == scale::observed::DimmKind::Dimm;
                 (d.id.clone(), d.kind, d.addr, d.size)
             })
             .collect();

@@ -1,7 +1,7 @@
 //! The ways in which a guest is difficult. They combine; each can be limited in time.
 
 use crate::chance::Chance;
-use crate::clock::Happening;
+use crate::clock::{Happening, pace};
 use crate::world::World;
 use scale::time::{Moment, Span};
 
@@ -103,6 +103,10 @@ impl World {
     /// The guest is willing again, and the way to it is good. What is under way stays under way, but for the restarts
     /// and ends that moods had in store.
     pub fn heal(&mut self) {
+        if self.spells.iter().any(|s| s.mood == Mood::NeedsProbe) {
+            // The kernel's driver for memory is loaded: it looks at what is there.
+            self.clock.after(pace::ACPI, Happening::ScanDimms);
+        }
         self.spells.clear();
         self.faults = crate::chance::Faults::default();
         self.clock.forget(|what| !matches!(what, Happening::Reset | Happening::Vanish(_)));

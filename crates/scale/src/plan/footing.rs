@@ -145,7 +145,9 @@ fn kernel_free(seen: &Observed, facts: Option<&GuestFacts>, stats: Option<Balloo
         Some(info) => info.available,
         None => stats?.available,
     };
-    let (boot, total) = (seen.memory.boot.get(), seen.memory.total().get());
+    // What is plugged and not in use holds nothing that is available.
+    let in_use = facts.and_then(GuestFacts::online_memory).unwrap_or(seen.memory.total());
+    let (boot, total) = (seen.memory.boot.get(), in_use.min(seen.memory.total()).max(seen.memory.boot).get());
     let share = u128::from(available.get()) * u128::from(boot) / u128::from(total.max(1));
     Some(Bytes::new(u64::try_from(share).unwrap_or(u64::MAX)).min(seen.memory.boot))
 }

@@ -22,6 +22,8 @@ pub(super) fn memory(scene: &Scene<'_>, parts: &[Part]) -> Part {
     let touched: BTreeSet<&str> = parts.iter().flat_map(Part::acts).filter_map(device).collect();
     let limits = scene.limits;
     let mut part = Part::default();
+    // DIMMs of which the guest shows nothing and which nothing here mends: a step that breaks ends a run.
+    let mut unlikely = Vec::new();
     let seen = &scene.seen.memory;
     let leaving: Vec<&str> = scene.seen.pending.iter().map(|p| p.device.id()).collect();
     for dimm in seen.dimms.iter().filter(|d| d.kind == DimmKind::Dimm && !d.id.is_empty()) {
@@ -56,8 +58,13 @@ pub(super) fn memory(scene: &Scene<'_>, parts: &[Part]) -> Part {
             scaled(limits.online, limits.online, dimm.size),
             if plugs { vec![Act::OfflineBlocks { device: dimm.id.clone() }] } else { Vec::new() },
         ));
-        part.groups.push(group);
+        if shown.is_empty() && group.len() == 1 && !footing.probes {
+            unlikely.push(group);
+        } else {
+            part.groups.push(group);
+        }
     }
+    part.groups.append(&mut unlikely);
     for device in seen.virtio_mem.iter().filter(|v| !v.size.is_zero() && !touched.contains(v.id.as_str())) {
         let range = crate::observed::blocks_of(device.addr, device.max, footing.block);
         if footing.blocks_in(&range).iter().all(|b| b.online) {

@@ -56,3 +56,29 @@ fn a_dimm_that_the_guest_never_found_is_made_known_and_stays_in_its_slot() {
     seen.pending.push(Pending { device, since: seen.at });
     assert!(planned(&seen, &memory("2G")).steps.is_empty());
 }
+
+#[test]
+fn what_is_plugged_and_not_used_takes_nothing_of_the_kernels_memory() {
+    // 6 GiB of which the guest uses nothing: it has room for the page structures of each all the same.
+    let mut seen = machine();
+    let figures = facts(&mut seen).meminfo;
+    for id in ["supple-dimm0", "supple-dimm1", "supple-dimm2"] {
+        seen = hidden(with_dimm(seen, id, Bytes::gib(2), 0), id);
+    }
+    seen.memory.dimms.iter_mut().for_each(|dimm| dimm.ost = Some(Ost { source: 1, status: 0 }));
+    facts(&mut seen).meminfo = figures;
+    let plan = planned(&seen, &memory("7G"));
+    let plugged_again = plan.steps.iter().filter(|step| matches!(step.act, Act::PlugDimm { .. })).count();
+    assert_eq!(plugged_again, 3, "{:#?}", written(&plan));
+}
+
+#[test]
+fn what_nothing_here_mends_comes_last() {
+    let mut seen = hidden(with_dimm(machine(), "a", Bytes::gib(1), 0), "a");
+    seen = with_dimm(seen, "b", Bytes::gib(1), 0);
+    facts(&mut seen).blocks.last_mut().expect("blocks").online = false;
+    assert_eq!(
+        written(&planned(&seen, &memory("3G"))),
+        ["0 online the blocks of b, movable", "1 online the blocks of a, movable"]
+    );
+}
