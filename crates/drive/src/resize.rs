@@ -12,7 +12,7 @@ use scale::observed::{Observed, PendingDevice};
 use scale::plan::{Act, Asked, Basis, Plan, Refusal, plan_around, settled};
 use scale::report::{Account, Report};
 use scale::run::{End, Next, Outcome, Place, Record, Reply, Run};
-use scale::sight::Event;
+use scale::sight::{Event, Look, Sight};
 use scale::time::Span;
 use scale::units::{Bytes, Change};
 use scale::wanted::Wanted;
@@ -87,11 +87,15 @@ pub async fn observe(
     hypervisor: &mut impl Hypervisor,
     journal: &scale::history::History,
 ) -> Result<Observed, ObserveError> {
-    let mut seen = hypervisor.observe().await?;
+    let seen = hypervisor.observe().await?;
+    Ok(with_pending(seen, journal))
+}
+
+fn with_pending(mut seen: Observed, journal: &scale::history::History) -> Observed {
     let settled = journal.settled(&seen);
     seen.pending = journal.pending().to_vec();
     seen.pending.retain(|p| !settled.iter().any(|(device, _)| device == &p.device));
-    Ok(seen)
+    seen
 }
 
 /// Resizes one machine as wanted and proves it.
@@ -120,13 +124,16 @@ pub async fn resize(
             account.note_held_back("the machine changed before the next plan could run".to_owned());
             break;
         };
-        let run = carry_out(hypervisor, journal, &wanted, run, party).await?;
+        let (run, last) = carry_out(hypervisor, journal, &wanted, run, party).await?;
         account.add(&run);
         hypervisor.remarks().into_iter().for_each(|remark| account.remark(remark));
-        match observe(hypervisor, journal.history()).await {
-            Ok(now) => seen = now,
-            Err(error) => return finish(hypervisor, journal, account, Err(error.to_string())),
-        }
+        seen = match last {
+            Some(last) => with_pending(last, journal.history()),
+            None => match observe(hypervisor, journal.history()).await {
+                Ok(now) => now,
+                Err(error) => return finish(hypervisor, journal, account, Err(error.to_string())),
+            },
+        };
         let Some(refused) = refused_dimm(&run) else { break };
         wanted.keep.push(refused);
         match sound_plan(&seen, &wanted, limits) {
@@ -240,14 +247,16 @@ async fn reconcile(
     Ok(())
 }
 
-/// Carries a run through to its end.
+/// Carries a run through to its end. Where its last proof was found in an observation of everything, that comes along:
+/// nothing was done since.
 async fn carry_out(
     hypervisor: &mut impl Hypervisor,
     journal: &mut impl Journal,
     wanted: &Wanted,
     mut run: Run,
     party: &mut impl Party,
-) -> Result<Run, ResizeError> {
+) -> Result<(Run, Option<Observed>), ResizeError> {
+    let mut last = None;
     let plan = Box::new(run.plan().clone());
     journal.append(&Record::Began { at: hypervisor.now(), wanted: wanted.clone(), plan: plan.clone() })?;
     party.told(Progress::Began(&plan));
@@ -269,7 +278,14 @@ async fn carry_out(
                 run.replied(hypervisor.now(), reply);
             }
             Next::Look(look) => {
-                let sight = hypervisor.look(&look).await.map_err(|error| error.to_string());
+                let sight = match run.is_closing() {
+                    true => look_at_all(hypervisor, &look, &mut last).await,
+                    false => {
+                        last = None;
+                        hypervisor.look(&look).await
+                    }
+                };
+                let sight = sight.map_err(|error| error.to_string());
                 run.saw(hypervisor.now(), sight.as_ref().map_err(String::as_str));
                 if let Some((place, missing)) = run.waiting_on() {
                     party.told(Progress::Waiting(place, missing));
@@ -280,10 +296,27 @@ async fn carry_out(
                 run.heard(hypervisor.now(), event.as_ref());
             }
             Next::End(end) => {
+                let last = last.filter(|_| end == End::Done);
                 journal.append(&Record::Ended { at: hypervisor.now(), end })?;
-                return Ok(run);
+                return Ok((run, last));
             }
         }
+    }
+}
+
+/// Looks at everything in place of what is asked, which saves the observation after it.
+async fn look_at_all(
+    hypervisor: &mut impl Hypervisor,
+    look: &Look,
+    last: &mut Option<Observed>,
+) -> Result<Sight, ObserveError> {
+    let seen = hypervisor.observe().await?;
+    match look.answered_by(&seen) {
+        Some(sight) => {
+            *last = Some(seen);
+            Ok(sight)
+        }
+        None => hypervisor.look(look).await,
     }
 }
 

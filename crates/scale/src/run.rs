@@ -198,10 +198,12 @@ pub enum Reply {
     Unknown(String),
 }
 
-/// The first wait between two looks; each further wait doubles it, up to [`LOOK_EVERY_MAX`].
+/// The least wait between two looks. Beyond it, a wait is at most [`LATE`] of the time that has passed since the act was
+/// sent, so that no proof is noticed later than that; the number of looks grows with the logarithm of the time alone.
 const LOOK_EVERY: Span = Span::millis(5);
 const LOOK_EVERY_MAX: Span = Span::millis(250);
-/// The first wait where an event will tell.
+const LATE: u64 = 8;
+/// The least wait where an event will tell.
 const LOOK_BEHIND_EVENT: Span = Span::millis(100);
 
 /// A plan in progress.
@@ -237,6 +239,7 @@ struct Job {
     stage: Stage,
     sent: Moment,
     wait: Span,
+    looked: bool,
     acknowledged: bool,
     refused: Option<Outcome>,
     missing: String,
@@ -286,6 +289,16 @@ impl Run {
     /// The act under way and what its proof still lacks.
     pub fn waiting_on(&self) -> Option<(Place, &str)> {
         self.job.as_ref().map(|job| (job.place, job.missing.as_str()))
+    }
+
+    /// True where the guest's agent has just done the last act of the plan: the look that is due will most likely be the
+    /// last. A runner that is to report on the whole machine then may look at all of it at once.
+    pub fn is_closing(&self) -> bool {
+        let Some(Job { place, act, stage: Stage::Look, looked: false, refused: None, .. }) = &self.job else {
+            return false;
+        };
+        let last = place.undo.is_none() && place.step + 1 == self.plan.steps.len();
+        last && matches!(act, Act::OnlineBlocks { .. } | Act::OnlineVcpus { .. })
     }
 
     /// What to do now. Asking twice without an answer in between gives the same.
@@ -347,6 +360,7 @@ impl Run {
     pub fn saw(&mut self, now: Moment, sight: Result<&Sight, &str>) {
         self.now = now;
         let Some(job) = &mut self.job else { return };
+        job.looked = true;
         match sight.map(|sight| job.proof.judge(sight, job.acknowledged)) {
             Ok(Judgement::Holds(strength)) => {
                 let took = now.since(job.sent);
@@ -387,7 +401,7 @@ impl Run {
                     job.acknowledged |= event.acknowledges(id);
                 }
             }
-            None => job.wait = LOOK_EVERY_MAX.min(job.wait.times(2)),
+            None => job.wait = LOOK_EVERY_MAX.min(job.wait.max(now.since(job.sent).per(LATE))),
         }
         job.stage = Stage::Look;
     }
@@ -478,6 +492,7 @@ impl Run {
             stage: Stage::Intend,
             sent: self.now,
             wait: LOOK_EVERY,
+            looked: false,
             acknowledged: false,
             refused: None,
             missing: String::new(),

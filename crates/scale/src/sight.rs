@@ -4,6 +4,7 @@
 //! proof holds is decided here, once, for every driver.
 
 mod judge;
+mod whole;
 
 pub use judge::Judgement;
 

@@ -68,6 +68,14 @@ impl Span {
         self.0
     }
 
+    /// The `n`th part of this span.
+    ///
+    /// # Panics
+    /// Where `n` is zero.
+    pub const fn per(self, n: u64) -> Span {
+        Span(self.0 / n)
+    }
+
     /// `n` times this span.
     pub const fn times(self, n: u64) -> Span {
         Span(self.0.saturating_mul(n))
