@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use scale::units::Bytes;
 use serde_json::Value;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::facts::Lasting;
@@ -20,6 +21,8 @@ use crate::libvirt::AgentLine;
 pub struct Reach {
     way: Option<Way>,
     agent: Option<Agent>,
+    /// A connecting that is under way.
+    knock: Option<Knock>,
     /// Until when the agent is taken to be silent, and why.
     silence: Option<(Instant, String)>,
     limit: Duration,
@@ -36,7 +39,25 @@ pub struct Reach {
 /// More remarks than this are no news.
 const MOST_REMARKS: usize = 64;
 
+/// Connects to an agent while others are at work. Dropped, it stops.
 #[derive(Debug)]
+struct Knock(JoinHandle<Result<Agent, AgentError>>);
+
+impl Knock {
+    /// May be dropped and asked again.
+    async fn answer(&mut self) -> Result<Agent, AgentError> {
+        // It is stopped nowhere but in `drop`, so all that can go wrong is a fault of ours in it, which stays one.
+        (&mut self.0).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+}
+
+impl Drop for Knock {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[derive(Debug, Clone)]
 enum Way {
     Socket(PathBuf),
     #[cfg(feature = "libvirt")]
@@ -106,12 +127,21 @@ impl Reach {
         Reach {
             way,
             agent: None,
+            knock: None,
             silence: None,
             limit,
             lasting: None,
             block: None,
             zones: BTreeMap::new(),
             remarks: Vec::new(),
+        }
+    }
+
+    /// Begins to connect, on the runtime that this is called on. How that ends, the first question will tell.
+    pub fn knock(&mut self) {
+        if let (Some(way), None, None) = (self.way.clone(), &self.agent, &self.knock) {
+            let limit = self.limit;
+            self.knock = Some(Knock(tokio::spawn(async move { way.open(limit).await })));
         }
     }
 
@@ -134,9 +164,14 @@ impl Reach {
             }
             self.silence = None;
         }
-        let agent = match self.agent.take() {
-            Some(agent) => Ok(agent),
-            None => way.open(self.limit).await,
+        let agent = match (self.agent.take(), &mut self.knock) {
+            (Some(agent), _) => Ok(agent),
+            (None, Some(knock)) => {
+                let answer = knock.answer().await;
+                self.knock = None;
+                answer
+            }
+            (None, None) => way.open(self.limit).await,
         };
         match agent {
             Ok(agent) => Ok(self.agent.insert(agent)),

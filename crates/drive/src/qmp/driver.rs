@@ -73,7 +73,7 @@ pub(crate) fn duration(span: Span) -> Duration {
 }
 
 impl QmpMachine {
-    /// Connects to QEMU's monitor at the socket `qmp` and, at the same time, to the guest's agent at the socket
+    /// Connects to QEMU's monitor at the socket `qmp` and begins to connect to the guest's agent at the socket
     /// `agent`. An agent that cannot be reached is no error: [`Guest::Unheard`] will say why.
     ///
     /// # Errors
@@ -81,12 +81,9 @@ impl QmpMachine {
     pub async fn open(qmp: &Path, agent: Option<&Path>, limits: &Limits) -> Result<QmpMachine, OpenError> {
         let mut reach = Reach::new(agent, duration(limits.agent));
         let limit = duration(limits.monitor);
-        let knock = async {
-            // Why it failed is remembered and told by the first observation.
-            let _ = reach.agent().await;
-            Ok(())
-        };
-        let (qmp, ()) = tokio::try_join!(Qmp::connect(qmp, GREETING.min(limit)), knock)?;
+        // An agent without a client looks for one every 100 ms only: QEMU is asked meanwhile.
+        reach.knock();
+        let qmp = Qmp::connect(qmp, GREETING.min(limit)).await?;
         // Before any command, so that no event is missed.
         let events = qmp.events();
         let clock = Clock::start();
