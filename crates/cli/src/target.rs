@@ -7,7 +7,7 @@ use scale::limits::Limits;
 use scale::time::Moment;
 use scale::wanted::Wanted;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::address::{Address, Domain, socket_key};
 use crate::args::Machine;
@@ -45,9 +45,10 @@ pub(crate) async fn open(
         )),
         Address::Qmp(socket) => {
             let key = socket_key(socket);
-            // Its monitor takes one client: another supple's run would make this wait in vain.
-            refuse_while_held(&key)?;
-            let driver = QmpMachine::open(socket, machine.agent.as_deref(), limits).await?;
+            let driver = tokio::select! {
+                driver = QmpMachine::open(socket, machine.agent.as_deref(), limits) => driver?,
+                busy = held_meanwhile(&key) => return Err(busy),
+            };
             Ok(Reached { driver: Driver::Qmp(Box::new(driver)), key })
         }
         Address::Libvirt(domain) => {
@@ -124,6 +125,18 @@ fn as_uuid(name: &str) -> Option<String> {
     let digits: String = name.chars().filter(|c| *c != '-').map(|c| c.to_ascii_lowercase()).collect();
     let is_uuid = digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit());
     is_uuid.then(|| [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]).join("-"))
+}
+
+/// Ends where another supple is at work on the machine: its monitor takes one client, so this one waits in vain.
+///
+/// Who holds a journal is asked only once a monitor does not greet at once: the kernel takes 10 ms to list its locks.
+async fn held_meanwhile(key: &str) -> Failure {
+    const PATIENCE: Duration = Duration::from_millis(100);
+    tokio::time::sleep(PATIENCE).await;
+    match refuse_while_held(key) {
+        Ok(()) => std::future::pending().await,
+        Err(failure) => failure,
+    }
 }
 
 /// Refuses where another supple is at work on the machine.
