@@ -26,6 +26,18 @@ impl Row {
         }
     }
 
+    /// A time without a bound, for the reader to compare with.
+    pub(crate) fn told(what: &str, measured: Duration) -> Row {
+        Row {
+            what: what.to_owned(),
+            measured: show(measured),
+            beside: String::new(),
+            ratio: None,
+            bound: "none".to_owned(),
+            holds: true,
+        }
+    }
+
     /// A time that may be at most `most`.
     pub(crate) fn at_most(what: &str, measured: Duration, most: Duration) -> Row {
         Row {
