@@ -24,6 +24,26 @@ fn plugged_is_not_online() {
 }
 
 #[test]
+fn an_observation_answers_a_look_as_the_look_is_answered() {
+    let mut world = World::small().virtio_mem("vm0", 0, Bytes::gib(4));
+    plugged(&mut world, "d", 0);
+    done(&mut world, &Act::ResizeVirtioMem { id: "vm0".into(), from: Bytes::ZERO, to: Bytes::mib(640) });
+    for onlined in [None, Some("d"), Some("vm0")] {
+        if let Some(device) = onlined {
+            done(&mut world, &online(device, Zone::Movable));
+        }
+        world.pass(Span::secs(1));
+        for question in [Look::Blocks("d".into()), Look::Blocks("vm0".into()), Look::Vcpus] {
+            let answer = question.answered_by(&seen(&mut world));
+            assert_eq!(answer, Some(look(&mut world, &question)), "{question:?}");
+        }
+    }
+    assert_eq!(Look::Blocks("e".into()).answered_by(&seen(&mut world)), None, "it asks the driver then");
+    let mut mute = World::small().with(Mood::NoAgent);
+    assert_eq!(Look::Vcpus.answered_by(&seen(&mut mute)), None, "and here");
+}
+
+#[test]
 fn the_guest_needs_a_moment_to_show_a_dimm() {
     let mut world = World::small().spare_backend("m", Bytes::gib(1));
     done(&mut world, &plug("d", "m", 0));

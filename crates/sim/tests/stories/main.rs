@@ -2,6 +2,7 @@
 //! way, connections that fail. What must hold at the end is always the same, and stands in [`harness`].
 
 mod chance;
+mod closing;
 mod deaths;
 mod difficult;
 mod harness;
