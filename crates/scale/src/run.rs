@@ -291,14 +291,14 @@ impl Run {
         self.job.as_ref().map(|job| (job.place, job.missing.as_str()))
     }
 
-    /// True where the guest's agent has just done the last act of the plan: the look that is due will most likely be the
-    /// last. A runner that is to report on the whole machine then may look at all of it at once.
+    /// True where the guest has just been asked for the last act of the plan, and acted before it answered or by itself:
+    /// the look that is due will most likely be the last. A runner that is to report on the whole machine then may look at all of it at once.
     pub fn is_closing(&self) -> bool {
         let Some(Job { place, act, stage: Stage::Look, looked: false, refused: None, .. }) = &self.job else {
             return false;
         };
         let last = place.undo.is_none() && place.step + 1 == self.plan.steps.len();
-        last && matches!(act, Act::OnlineBlocks { .. } | Act::OnlineVcpus { .. })
+        last && matches!(act, Act::OnlineBlocks { .. } | Act::AwaitOnline { .. } | Act::OnlineVcpus { .. })
     }
 
     /// What to do now. Asking twice without an answer in between gives the same.

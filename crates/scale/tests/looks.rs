@@ -35,7 +35,7 @@ fn start(acts: Vec<(Act, Proof)>) -> Run {
     };
     let steps = acts.into_iter().map(step).collect();
     let (basis, asked) = (Basis::of(&seen), Asked::default());
-    let plan = Plan { basis, from: sizes, asked, to: sizes, steps, notes: Vec::new() };
+    let plan = Plan { basis, from: sizes, asked, to: sizes, steps, notes: Vec::new(), unmet: Vec::new() };
     Run::start(plan, &seen, Moment::default()).expect("the machine is as planned for")
 }
 

@@ -204,6 +204,9 @@ fn grow(
         let mut group = vec![resize(scene, device, requested, next, next - at)];
         if helped {
             group.push(online(scene, device, zone, next - at));
+        } else if footing.shows_blocks {
+            // The device's size tells of what the driver has added, and Linux puts that online a little later.
+            group.push(await_online(scene, device, next - at));
         }
         part.groups.push(group);
         (at, requested) = (next, next);
@@ -217,6 +220,16 @@ pub(super) fn left_over(scene: &Scene<'_>) -> Zone {
         ZoneWish::Movable if scene.footing.chooses_zone => Zone::Movable,
         ZoneWish::Movable | ZoneWish::Auto | ZoneWish::Kernel => Zone::Default,
     }
+}
+
+fn await_online(scene: &Scene<'_>, device: &VirtioMem, size: Bytes) -> Step {
+    step(
+        Act::AwaitOnline { device: device.id.clone() },
+        Proof::BlocksOnline { device: device.id.clone(), whole: false },
+        Strength::GuestConfirmed,
+        scaled(scene.limits.online, scene.limits.online, size),
+        Vec::new(),
+    )
 }
 
 fn online(scene: &Scene<'_>, device: &VirtioMem, zone: Zone, size: Bytes) -> Step {

@@ -83,9 +83,17 @@ fn virtio_mem_keeps_nodes_level() {
 }
 
 #[test]
-fn a_guest_that_onlines_by_itself_gets_virtio_mem_in_one_step() {
+fn a_guest_that_onlines_by_itself_gets_virtio_mem_at_once_and_is_waited_for() {
     let mut seen = with_virtio_mem(machine(), "vm0", Bytes::gib(4), 0);
     facts(&mut seen).auto_online = Some(AutoOnline::Movable);
+    let plan = planned(&seen, &memory("4G"));
+    assert_eq!(
+        written(&plan),
+        ["0 resize vm0 from 0 B to 3 GiB", "0 wait for the guest to take vm0 in"],
+        "the device's size runs ahead of what Linux has put online"
+    );
+    assert_eq!(plan.steps[1].proof, Proof::BlocksOnline { device: "vm0".into(), whole: false });
+    seen.guest = Guest::Unheard("no agent".into());
     assert_eq!(written(&planned(&seen, &memory("4G"))), ["0 resize vm0 from 0 B to 3 GiB"]);
 }
 
@@ -94,7 +102,10 @@ fn a_virtio_mem_request_under_way_is_taken_up() {
     let mut seen = with_virtio_mem(machine(), "vm0", Bytes::gib(4), 0);
     facts(&mut seen).auto_online = Some(AutoOnline::Online);
     seen.memory.virtio_mem[0].requested = Bytes::gib(2);
-    assert_eq!(written(&planned(&seen, &memory("3G"))), ["0 resize vm0 from 2 GiB to 2 GiB"]);
+    assert_eq!(
+        written(&planned(&seen, &memory("3G"))),
+        ["0 resize vm0 from 2 GiB to 2 GiB", "0 wait for the guest to take vm0 in"]
+    );
     assert_eq!(written(&planned(&seen, &memory("1G"))), ["0 resize vm0 from 2 GiB to 0 B"]);
 }
 
