@@ -1,4 +1,4 @@
-//! What a guest says of itself through its agent: gathered in two exchanges, read warily. The guest may say anything;
+//! What a guest says of itself through its agent: gathered in one exchange, read warily. The guest may say anything;
 //! numbers, lists and texts are bounded here, and an answer that makes no sense is told as such, never mended.
 
 use std::collections::BTreeSet;
@@ -8,9 +8,9 @@ use scale::units::Bytes;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::files::{handle, open_call, read_opened};
+use super::files::{close_call, content, number, open_call, read_and_close};
 use super::reach::{Mute, Reach};
-use super::{Agent, AgentError, probe};
+use super::{Agent, AgentError, Answer, probe};
 use crate::wire::shown;
 
 /// The most memory blocks that are taken from a guest: 8 TiB in blocks of 128 MiB.
@@ -99,31 +99,40 @@ async fn ask(
     until: Instant,
 ) -> Result<(Lasting, GuestFacts), AgentError> {
     let files = [MEMINFO, AUTO_ONLINE];
-    let mut calls = vec![(BLOCKS, Value::Null), (VCPUS, Value::Null), (INTERFACES, Value::Null)];
-    calls.extend(files.iter().map(|path| open_call(path, "r")));
+    let mut calls = Vec::from(files.map(|path| open_call(path, "r")));
+    let probed = calls.len();
     if known.is_none() {
-        calls.extend([INFO, OS, BLOCK_INFO].map(|command| (command, Value::Null)));
         calls.push(probe::open_to_write());
+        calls.extend([INFO, OS, BLOCK_INFO].map(|command| (command, Value::Null)));
     }
-    let answers = agent.call_all(&calls, super::files::left(until)).await?;
+    // Blocks come last: what a guest onlines by itself has a little more time to come.
+    calls.extend([VCPUS, INTERFACES, BLOCKS].map(|command| (command, Value::Null)));
+    let then = |nth: usize, answer: &Answer| match nth {
+        nth if nth < files.len() => read_and_close(answer, LONGEST_FILE),
+        nth if nth == probed && known.is_none() => number(answer).map(close_call).into_iter().collect(),
+        _ => Vec::new(),
+    };
+    let mut answers = agent.call_chain(&calls, then, super::files::left(until)).await?;
+    let mut rest = answers.split_off(calls.len()).into_iter();
     let mut answers = answers.into_iter();
     let mut next = || answers.next().unwrap_or(Ok(Value::Null));
-    let blocks = offered(next())?.map_or(Ok(Vec::new()), |value| blocks(&value))?;
-    let vcpus = offered(next())?.map_or(Ok(Vec::new()), |value| vcpus(&value))?;
-    let interfaces = offered(next())?.map_or(Ok(Vec::new()), |value| interfaces(&value))?;
-    let opened: Vec<_> = files.iter().map(|path| (*path, next().and_then(handle))).collect();
+    // A file that cannot be read is a fact that is absent: most agents outside of Debian may not read files.
+    let mut text = |path: &str, opened: Answer| {
+        let content = content(path, opened, &mut rest, LONGEST_FILE).ok()?;
+        Some(String::from_utf8_lossy(&content).into_owned())
+    };
+    let meminfo = text(MEMINFO, next()).as_deref().and_then(meminfo);
+    let auto_online = text(AUTO_ONLINE, next()).as_deref().and_then(auto_online);
     let lasting = match known {
         Some(lasting) => lasting,
         None => {
-            let lasting = lasting(offered(next())?, offered(next())?, offered(next())?)?;
-            Lasting { has_probe: probe::is_there(agent, next(), until).await?, ..lasting }
+            let has_probe = number(&next()).is_some();
+            Lasting { has_probe, ..lasting(offered(next())?, offered(next())?, offered(next())?)? }
         }
     };
-    let mut texts = read_opened(agent, opened, LONGEST_FILE, until).await?.into_iter();
-    // A file that cannot be read is a fact that is absent: most agents outside of Debian may not read files.
-    let mut text = || Some(String::from_utf8_lossy(&texts.next()?.ok()?).into_owned());
-    let meminfo = text().as_deref().and_then(meminfo);
-    let auto_online = text().as_deref().and_then(auto_online);
+    let vcpus = offered(next())?.map_or(Ok(Vec::new()), |value| vcpus(&value))?;
+    let interfaces = offered(next())?.map_or(Ok(Vec::new()), |value| interfaces(&value))?;
+    let blocks = offered(next())?.map_or(Ok(Vec::new()), |value| blocks(&value))?;
     let Lasting { agent_version, commands, os, os_id, kernel, block, has_probe } = lasting.clone();
     let facts = GuestFacts {
         agent_version,

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Agent, AgentError, LONGEST_ANSWER};
+use super::{Agent, AgentError, Answer, Call, LONGEST_ANSWER};
 
 /// The most bytes asked for in one `guest-file-read`, or sent in one `guest-file-write`: an answer's base64 text stays
 /// well below the longest answer.
@@ -54,7 +54,8 @@ pub async fn write(agent: &mut Agent, path: &str, content: &[u8], limit: Duratio
     finish(agent, handle, until, written).await
 }
 
-/// Reads several files of at most `most` bytes each, in two exchanges, within `limit` in all.
+/// Reads several files of at most `most` bytes each, within `limit` in all. For the small files of /proc and /sys: one
+/// read takes all. At most [`MOST_FILES`] at a time.
 ///
 /// # Errors
 /// Inside, why one file could not be read; outside, why none could be asked for.
@@ -64,49 +65,37 @@ pub async fn read_each(
     most: usize,
     limit: Duration,
 ) -> Result<Vec<Result<Vec<u8>, FileError>>, AgentError> {
-    let until = Instant::now() + limit;
-    let opened = open_each(agent, paths, "r", until).await?;
-    read_opened(agent, paths.iter().copied().zip(opened).collect(), most, until).await
+    let opens: Vec<_> = paths.iter().map(|path| open_call(path, "r")).collect();
+    let then = |_, opened: &Answer| read_and_close(opened, most);
+    let mut opened = agent.call_chain(&opens, then, limit).await?;
+    let mut rest = opened.split_off(paths.len()).into_iter();
+    Ok(paths.iter().zip(opened).map(|(path, opened)| content(path, opened, &mut rest, most)).collect())
 }
 
-/// Reads files that were opened to be read, each of at most `most` bytes, in one exchange, and closes them. Pairs of
-/// path and handle; for the few small files of /proc and /sys.
-///
-/// # Errors
-/// Inside, why one file could not be read; outside, why none could be asked for.
-pub(super) async fn read_opened(
-    agent: &mut Agent,
-    opened: Vec<(&str, Result<i64, AgentError>)>,
-    most: usize,
-    until: Instant,
-) -> Result<Vec<Result<Vec<u8>, FileError>>, AgentError> {
+/// The commands that follow when a file was opened to be read.
+pub(super) fn read_and_close(opened: &Answer, most: usize) -> Vec<Call> {
     assert!(most < PIECE, "a file that is read in one answer must fit it");
-    let mut calls = Vec::new();
-    for handle in opened.iter().filter_map(|(_, handle)| handle.as_ref().ok()) {
-        // One byte more than is allowed, so that a longer file shows.
-        calls.push(("guest-file-read", json!({ "handle": handle, "count": most + 1 })));
-        calls.push(("guest-file-close", json!({ "handle": handle })));
-    }
-    let mut answers = agent.call_all(&calls, left(until)).await?.into_iter();
-    let mut next =
-        |command| answers.next().unwrap_or_else(|| Err(AgentError::garbled(command, "there is none")));
-    let mut files = Vec::new();
-    for (path, handle) in opened {
-        files.push(match handle {
-            Err(error) => Err(error.into()),
-            Ok(_) => {
-                let read = next("guest-file-read");
-                // What was read counts, whatever the close says.
-                drop(next("guest-file-close"));
-                read.map_err(FileError::from).and_then(|answer| whole(&answer, path, most))
-            }
-        });
-    }
-    Ok(files)
+    let Some(handle) = number(opened) else { return Vec::new() };
+    // One byte more than is allowed, so that a longer file shows.
+    vec![("guest-file-read", json!({ "handle": handle, "count": most + 1 })), close_call(handle)]
 }
 
-/// Makes each file's content `content`, in their order, in two exchanges, within `limit` in all. For the small files
-/// of /sys: one write takes all. At most [`MOST_FILES`] at a time.
+/// A file's content, from the answer to its opening and the next of the answers to [`read_and_close`].
+pub(super) fn content(
+    path: &str,
+    opened: Answer,
+    rest: &mut impl Iterator<Item = Answer>,
+    most: usize,
+) -> Result<Vec<u8>, FileError> {
+    handle(opened?)?;
+    let read = next("guest-file-read", rest);
+    // What was read counts, whatever the close says.
+    drop(next(CLOSE, rest));
+    whole(&read?, path, most)
+}
+
+/// Makes each file's content `content`, in their order, within `limit` in all. For the small files of /sys: one write
+/// takes all. At most [`MOST_FILES`] at a time.
 ///
 /// # Errors
 /// Inside, why one file could not be written; outside, why none could be, or what is known of none.
@@ -116,54 +105,52 @@ pub async fn write_each(
     content: &[u8],
     limit: Duration,
 ) -> Result<Vec<Result<(), AgentError>>, AgentError> {
-    let until = Instant::now() + limit;
     let content = STANDARD.encode(content);
-    let handles = open_each(agent, paths, "w", until).await?;
-    let mut calls = Vec::new();
-    for handle in handles.iter().flatten() {
+    let opens: Vec<_> = paths.iter().map(|path| open_call(path, "w")).collect();
+    let then = |_, opened: &Answer| {
+        let Some(handle) = number(opened) else { return Vec::new() };
         // The agent writes through stdio: the write itself is made, and its error told, at the close.
-        calls.push(("guest-file-write", json!({ "handle": handle, "buf-b64": content })));
-        calls.push(("guest-file-close", json!({ "handle": handle })));
-    }
-    let mut answers = agent.call_all(&calls, left(until)).await?.into_iter();
-    let mut next =
-        |command| answers.next().unwrap_or_else(|| Err(AgentError::garbled(command, "there is none")));
-    let mut done = Vec::new();
-    for handle in handles {
-        done.push(match handle {
-            Err(error) => Err(error),
-            Ok(_) => {
-                let written = next("guest-file-write");
-                let closed = next("guest-file-close");
-                written.and(closed).map(drop)
-            }
-        });
-    }
-    Ok(done)
+        vec![("guest-file-write", json!({ "handle": handle, "buf-b64": content })), close_call(handle)]
+    };
+    let mut opened = agent.call_chain(&opens, then, limit).await?;
+    let mut rest = opened.split_off(paths.len()).into_iter();
+    let done = |opened: Answer| {
+        handle(opened?)?;
+        let written = next("guest-file-write", &mut rest);
+        let closed = next(CLOSE, &mut rest);
+        written.and(closed).map(drop)
+    };
+    Ok(opened.into_iter().map(done).collect())
 }
 
-/// The most files that are written or read together: two commands each.
-pub const MOST_FILES: usize = super::MOST_CALLS / 2;
+/// The most files that are written or read together: three commands each.
+pub const MOST_FILES: usize = super::MOST_CALLS / 3;
 
-async fn open_each(
-    agent: &mut Agent,
-    paths: &[&str],
-    mode: &str,
-    until: Instant,
-) -> Result<Vec<Result<i64, AgentError>>, AgentError> {
-    let calls: Vec<_> = paths.iter().map(|path| open_call(path, mode)).collect();
-    Ok(agent.call_all(&calls, left(until)).await?.into_iter().map(|answer| answer.and_then(handle)).collect())
+fn next(command: &str, answers: &mut impl Iterator<Item = Answer>) -> Answer {
+    answers.next().unwrap_or_else(|| Err(AgentError::garbled(command, "there is none")))
 }
 
 const OPEN: &str = "guest-file-open";
 
 /// The command that opens a file; `mode` as in fopen(3).
-pub(super) fn open_call(path: &str, mode: &str) -> (&'static str, Value) {
+pub(super) fn open_call(path: &str, mode: &str) -> Call {
     (OPEN, json!({ "path": path, "mode": mode }))
 }
 
-/// The handle in the answer to it.
-pub(super) fn handle(answer: Value) -> Result<i64, AgentError> {
+const CLOSE: &str = "guest-file-close";
+
+/// The command that closes it again.
+pub(super) fn close_call(handle: i64) -> Call {
+    (CLOSE, json!({ "handle": handle }))
+}
+
+/// The handle in the answer to its opening, if it was opened.
+pub(super) fn number(opened: &Answer) -> Option<i64> {
+    opened.as_ref().ok()?.as_i64()
+}
+
+/// The same, or why there is none.
+fn handle(answer: Value) -> Result<i64, AgentError> {
     answer.as_i64().ok_or_else(|| AgentError::garbled(OPEN, "the handle is no number"))
 }
 
@@ -248,7 +235,8 @@ async fn finish<T>(
     {
         return done;
     }
-    let closed = agent.call("guest-file-close", json!({ "handle": handle }), left(until)).await;
+    let (command, arguments) = close_call(handle);
+    let closed = agent.call(command, arguments, left(until)).await;
     let value = done?;
     closed?;
     Ok(value)

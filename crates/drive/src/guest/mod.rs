@@ -35,6 +35,12 @@ use socket::Socket;
 /// for 4 TiB in blocks of 128 MiB.
 pub const LONGEST_ANSWER: usize = 4 * 1024 * 1024;
 
+/// A command and its arguments.
+pub type Call = (&'static str, Value);
+
+/// What the agent answered to a command: a result, or its "no".
+pub type Answer = Result<Value, AgentError>;
+
 /// The most commands that are sent together. Their lines fit any socket's buffer, so that sending never waits for the
 /// agent to read while the agent waits for us.
 pub const MOST_CALLS: usize = 128;
@@ -171,12 +177,7 @@ impl Agent {
     /// # Errors
     /// [`AgentError`]. After `TimedOut`, `Closed`, `Garbled` and `TooBig`, whether the guest carried the command
     /// out is not known; after `Silent` it was not sent.
-    pub async fn call(
-        &mut self,
-        command: &str,
-        arguments: Value,
-        limit: Duration,
-    ) -> Result<Value, AgentError> {
+    pub async fn call(&mut self, command: &str, arguments: Value, limit: Duration) -> Answer {
         let mut answers = self.call_all(&[(command, arguments)], limit).await?;
         answers.pop().unwrap_or_else(|| Err(AgentError::garbled(command, "there is none")))
     }
@@ -193,11 +194,27 @@ impl Agent {
         &mut self,
         calls: &[(&str, Value)],
         limit: Duration,
-    ) -> Result<Vec<Result<Value, AgentError>>, AgentError> {
+    ) -> Result<Vec<Answer>, AgentError> {
+        self.call_chain(calls, |_, _| Vec::new(), limit).await
+    }
+
+    /// Carries out several commands as [`Agent::call_all`] does, and those that follow from their answers: `then` is told
+    /// each answer to `calls`, with its number, and what it names is sent at once, behind all that was sent before. So a
+    /// file is opened, read and closed, and other things are asked, for little more than one round trip. The answers
+    /// come in the order of sending: first those to `calls`. All together, at most [`MOST_CALLS`].
+    ///
+    /// # Errors
+    /// As for [`Agent::call_all`].
+    pub async fn call_chain(
+        &mut self,
+        calls: &[(&str, Value)],
+        then: impl FnMut(usize, &Answer) -> Vec<Call>,
+        limit: Duration,
+    ) -> Result<Vec<Answer>, AgentError> {
         match &mut self.way {
-            Way::Socket(socket) => socket.call_all(calls, limit).await,
+            Way::Socket(socket) => socket.call_chain(calls, then, limit).await,
             #[cfg(feature = "libvirt")]
-            Way::Libvirt(line) => line.call_all(calls, limit).await,
+            Way::Libvirt(line) => line.call_chain(calls, then, limit).await,
         }
     }
 

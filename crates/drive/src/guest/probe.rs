@@ -6,32 +6,19 @@
 use scale::units::Bytes;
 use tokio::time::Instant;
 
-use super::Agent;
-use super::AgentError;
+use super::Call;
 use super::facts::{self, BLOCKS};
-use super::files::{handle, left, open_call, write_each};
+use super::files::{left, open_call, write_each};
 use super::reach::{Mute, Reach};
 use crate::ApplyError;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Takes the address of one memory block at a time (`probe_store`, drivers/base/memory.c; CONFIG_ARCH_MEMORY_PROBE).
 pub const PROBE: &str = "/sys/devices/system/memory/probe";
 
-/// True where the guest has the file, and lets its agent write it; nothing is written. `answer` is that to
-/// [`open_to_write`].
-pub(super) async fn is_there(
-    agent: &mut Agent,
-    answer: Result<Value, AgentError>,
-    until: Instant,
-) -> Result<bool, AgentError> {
-    let Ok(handle) = answer.and_then(handle) else { return Ok(false) };
-    // Whatever the close says, the file was there.
-    let closed = agent.call_all(&[("guest-file-close", json!({ "handle": handle }))], left(until)).await;
-    closed.map(|_| true)
-}
-
-/// The command that tries the file. Opened to append, no file is cut short or, in /sys, made.
-pub(super) fn open_to_write() -> (&'static str, Value) {
+/// The command that tells whether the guest has the file, and lets its agent write it; nothing is written. Opened to
+/// append, no file is cut short or, in /sys, made.
+pub(super) fn open_to_write() -> Call {
     open_call(PROBE, "a")
 }
 

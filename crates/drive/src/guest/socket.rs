@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::message::{Outcome, classify};
-use super::{AgentError, LONGEST_ANSWER, MOST_CALLS};
+use super::{AgentError, Answer, Call, LONGEST_ANSWER, MOST_CALLS};
 use crate::wire::socket::{Inlet, dial};
 use crate::wire::{Ends, Frame, FrameError, Framer, SENTINEL, command_line};
 
@@ -34,34 +34,45 @@ impl Socket {
         Ok(agent)
     }
 
-    /// As [`super::Agent::call_all`].
-    pub(super) async fn call_all(
+    /// As [`super::Agent::call_chain`].
+    pub(super) async fn call_chain(
         &mut self,
         calls: &[(&str, Value)],
+        mut then: impl FnMut(usize, &Answer) -> Vec<Call>,
         limit: Duration,
-    ) -> Result<Vec<Result<Value, AgentError>>, AgentError> {
-        assert!(calls.len() <= MOST_CALLS, "more commands at once than the buffers on the way surely hold");
+    ) -> Result<Vec<Answer>, AgentError> {
         if self.dirty || self.inlet.anything(&self.stream).map_err(closed)? {
             self.dirty = true;
             self.sync().await?;
         }
         self.dirty = true;
         let until = Instant::now() + limit;
+        let mut commands: Vec<&str> = Vec::new();
         let mut lines = Vec::new();
         for (command, arguments) in calls {
             lines.extend(command_line(command, arguments, None));
+            commands.push(command);
         }
         let mut answers = Vec::new();
         let mut room = LONGEST_ANSWER;
-        for (command, _) in calls {
+        // Ends: only the answers to `calls` bring more commands.
+        while let Some(command) = commands.get(answers.len()).copied() {
+            assert!(commands.len() <= MOST_CALLS, "more commands than the buffers on the way surely hold");
             let Ok(exchange) = timeout_at(until, self.exchange(command, &std::mem::take(&mut lines))).await
             else {
-                return Err(AgentError::TimedOut { command: (*command).to_owned(), after: limit });
+                return Err(AgentError::TimedOut { command: command.to_owned(), after: limit });
             };
             let (outcome, bytes) = exchange?;
             // The bound holds for the whole: many answers of a hostile guest must not add up.
             room = room.checked_sub(bytes).ok_or_else(|| too_big(command))?;
-            answers.push(outcome.map_err(|refused| AgentError::no(command, refused)));
+            let answer = outcome.map_err(|refused| AgentError::no(command, refused));
+            if answers.len() < calls.len() {
+                for (command, arguments) in then(answers.len(), &answer) {
+                    lines.extend(command_line(command, &arguments, None));
+                    commands.push(command);
+                }
+            }
+            answers.push(answer);
         }
         self.dirty = false;
         Ok(answers)

@@ -10,7 +10,7 @@ use super::domain::Domain;
 use super::error::{Code, Error};
 use super::pool::{CallError, Lane};
 use crate::guest::message::{Refused, classify};
-use crate::guest::{AgentError, LONGEST_ANSWER};
+use crate::guest::{AgentError, Answer, Call, LONGEST_ANSWER};
 use crate::wire::shown;
 
 /// One domain's agent. Clones share the turn at it.
@@ -20,23 +20,31 @@ pub struct AgentLine {
     lane: Lane,
 }
 
-type Answers = Vec<Result<Value, AgentError>>;
-
 impl AgentLine {
     /// The agent of `domain`, asked on `lane`, which should serve nothing else.
     pub fn new(domain: Domain, lane: Lane) -> Self {
         Self { domain, lane }
     }
 
-    /// Carries out several commands in their order within `limit` in all.
-    ///
-    /// # Errors
-    /// As for [`crate::guest::Agent::call_all`].
-    pub(crate) async fn call_all(
+    /// As [`crate::guest::Agent::call_chain`]. Each command is an exchange of its own here, so that nothing is gained by
+    /// not waiting for all answers before the commands that follow from them.
+    pub(crate) async fn call_chain(
         &self,
         calls: &[(&str, Value)],
+        mut then: impl FnMut(usize, &Answer) -> Vec<Call>,
         limit: Duration,
-    ) -> Result<Answers, AgentError> {
+    ) -> Result<Vec<Answer>, AgentError> {
+        let until = Instant::now() + limit;
+        let mut answers = self.call_all(calls, limit).await?;
+        let follow: Vec<Call> =
+            answers.iter().enumerate().flat_map(|(nth, answer)| then(nth, answer)).collect();
+        let left = until.saturating_duration_since(Instant::now());
+        answers.extend(self.call_all(&follow, left).await?);
+        Ok(answers)
+    }
+
+    /// Carries out several commands in their order within `limit` in all.
+    async fn call_all(&self, calls: &[(&str, Value)], limit: Duration) -> Result<Vec<Answer>, AgentError> {
         const WHAT: &str = "a question to the guest agent";
         let Some((first, _)) = calls.first() else { return Ok(Vec::new()) };
         let first = (*first).to_owned();
@@ -70,7 +78,7 @@ fn ask(
     lines: &[(String, String)],
     until: Instant,
     limit: Duration,
-) -> Result<Answers, AgentError> {
+) -> Result<Vec<Answer>, AgentError> {
     let mut answers = Vec::new();
     let mut room = LONGEST_ANSWER;
     for (command, line) in lines {
@@ -90,7 +98,7 @@ fn ask(
     Ok(answers)
 }
 
-fn read(command: &str, reply: &str) -> Result<Result<Value, AgentError>, AgentError> {
+fn read(command: &str, reply: &str) -> Result<Answer, AgentError> {
     let garbled = |why: String| AgentError::garbled(command, why);
     let members = serde_json::from_str(reply).map_err(|error| garbled(shown(&error.to_string())))?;
     let outcome = classify(members).map_err(garbled)?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use drive::guest::{Agent, AgentError, LONGEST_ANSWER};
+use drive::guest::{Agent, AgentError, Answer, LONGEST_ANSWER};
 use drive::wire::DialError;
 use serde_json::{Value, json};
 
@@ -302,6 +302,28 @@ async fn commands_made_together_leave_together() {
         matches!(&answers[..], [Err(AgentError::Refused { .. }), Ok(two)] if *two == json!(2)),
         "{answers:?}"
     );
+    works(&mut agent, &mut peer).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_follows_from_an_answer_is_sent_before_the_next_comes() {
+    let (mut agent, mut peer) = pair().await;
+    let then = |nth: usize, answer: &Answer| match (nth, answer) {
+        (0, Ok(handle)) => vec![("third", json!({ "of": handle }))],
+        _ => Vec::new(),
+    };
+    let (answers, ()) = tokio::join!(agent.call_chain(&TWO, then, LIMIT), async {
+        peer.hears_command("first").await;
+        peer.hears_command("second").await;
+        peer.says(json!({"return": 7})).await;
+        let third = peer.hears().await.expect("a command");
+        assert_eq!((&third["execute"], &third["arguments"]), (&json!("third"), &json!({ "of": 7 })));
+        peer.says(json!({"return": 2})).await;
+        peer.says(json!({"return": 3})).await;
+    });
+    let answers: Vec<Value> =
+        answers.expect("answered").into_iter().map(|answer| answer.expect("done")).collect();
+    assert_eq!(answers, [json!(7), json!(2), json!(3)], "in the order of their sending");
     works(&mut agent, &mut peer).await;
 }
 
