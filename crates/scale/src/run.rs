@@ -294,11 +294,17 @@ impl Run {
     /// True where the guest has just been asked for the last act of the plan, and acted before it answered or by itself:
     /// the look that is due will most likely be the last. A runner that is to report on the whole machine then may look at all of it at once.
     pub fn is_closing(&self) -> bool {
-        let Some(Job { place, act, stage: Stage::Look, looked: false, refused: None, .. }) = &self.job else {
+        let Some(Job { place, act, proof, stage: Stage::Look, looked: false, refused: None, .. }) = &self.job
+        else {
             return false;
         };
         let last = place.undo.is_none() && place.step + 1 == self.plan.steps.len();
-        last && matches!(act, Act::OnlineBlocks { .. } | Act::AwaitOnline { .. } | Act::OnlineVcpus { .. })
+        let by_guest = matches!(
+            (act, proof.look(true)),
+            (Act::OnlineBlocks { .. } | Act::AwaitOnline { .. }, Look::Blocks(_))
+                | (Act::OnlineVcpus { .. }, Look::Vcpus)
+        );
+        last && by_guest
     }
 
     /// What to do now. Asking twice without an answer in between gives the same.

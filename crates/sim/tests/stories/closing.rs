@@ -39,6 +39,10 @@ impl Hypervisor for Counted<'_> {
         self.link.apply(act, until).await
     }
 
+    fn remarks(&mut self) -> Vec<String> {
+        self.link.remarks()
+    }
+
     async fn watch(&mut self, until: Moment) -> Option<Event> {
         self.link.watch(until).await
     }
