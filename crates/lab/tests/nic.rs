@@ -6,14 +6,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use drive::Hypervisor;
+use drive::journal::MemoryJournal;
 use drive::qmp::QmpMachine;
-use lab::{Cache, Machine, Recipe, Tools, apart_with_guests};
+use drive::resize::resize;
+use lab::{Cache, Machine, Onlining, Recipe, Tools, Yes, apart_with_guests};
 use scale::limits::Limits;
 use scale::observed::Nic;
 use scale::plan::{Act, Proof};
+use scale::report::Verdict;
 use scale::setting::{BitRate, NicRate, Rate, Setting};
 use scale::sight::Judgement;
 use scale::time::Span;
+use scale::units::{Bytes, Change};
+use scale::wanted::{IpWish, RateWish, Wanted, Wish};
 
 const MAC: &str = "52:54:00:5c:a1:e0";
 const GUEST: &str = "10.98.0.2";
@@ -93,7 +98,7 @@ async fn measure(guest: &Machine, tools: &Tools, to_guest: bool) -> Result<f64> 
 fn a_guests_nic_is_found_by_its_mac_and_held_to_its_limit() {
     apart_with_guests("a_guests_nic_is_found_by_its_mac_and_held_to_its_limit", async || {
         let tools = Tools::find(&Cache::open()?)?;
-        let guest = Recipe::q35().tap(MAC).boot().await?;
+        let guest = Recipe::q35().onlining(Onlining::Udev).tap(MAC).boot().await?;
         tools.run("ip addr add 10.98.0.1/24 dev tap0")?;
         tools.run("ip link set tap0 up")?;
         guest.shell(&format!("ip link set eth1 up && ip addr add {GUEST}/24 dev eth1")).await?.ok()?;
@@ -125,6 +130,27 @@ fn a_guests_nic_is_found_by_its_mac_and_held_to_its_limit() {
             nic(&mut machine).await?.ips.known().is_some_and(|ips| ips.len() == 1),
             "one address is limited"
         );
+        // One plan with memory, by the names that an operator has.
+        let wish = |mbit| Wish::To(Rate { average: BitRate::mbit(mbit), peak: None, burst: None });
+        let both = |mbit| RateWish { to_guest: wish(mbit), from_guest: wish(mbit) };
+        let wanted = Wanted {
+            memory: Some(Change::To(Bytes::mib(768))),
+            nics: [("eth1".to_owned(), both(LIMIT * 2))].into(),
+            ips: [(ip, IpWish { nic: None, rate: both(LIMIT / 2) })].into(),
+            ..Wanted::default()
+        };
+        let report =
+            resize(&mut machine, &mut MemoryJournal::default(), wanted, &Limits::default(), &mut Yes).await?;
+        ensure!(report.verdict == Verdict::Proven && report.settings.len() == 2, "{report:#?}");
+        let seen = nic(&mut machine).await?;
+        let average = |rate: &NicRate| rate.to_guest.map(|rate| rate.average);
+        ensure!(seen.rate.known().and_then(average) == Some(BitRate::mbit(LIMIT * 2)), "{seen:?}");
+        ensure!(
+            seen.ips.known().and_then(|ips| average(&ips[0].rate)) == Some(BitRate::mbit(LIMIT / 2)),
+            "{seen:?}"
+        );
+        let (now, now_ip) =
+            (*seen.rate.known().context("known")?, seen.ips.known().context("known")?[0].rate);
         // What is not as it is said to be is not changed.
         let until = machine.now() + Span::secs(30);
         let stale = Act::Set {
@@ -133,8 +159,8 @@ fn a_guests_nic_is_found_by_its_mac_and_held_to_its_limit() {
         };
         ensure!(machine.apply(&stale, until).await.is_err(), "something else has changed it");
 
-        set(&mut machine, of_ip(limit()), of_ip(NicRate::default())).await?;
-        set(&mut machine, of(limit()), of(NicRate::default())).await?;
+        set(&mut machine, of_ip(now_ip), of_ip(NicRate::default())).await?;
+        set(&mut machine, of(now), of(NicRate::default())).await?;
         let left = tools.run("tc qdisc show dev tap0")? + &tools.run("ip -o link show type ifb")?;
         ensure!(!left.contains("5ca1") && !left.contains("supple-"), "nothing of ours is left: {left}");
         Ok(())

@@ -66,8 +66,18 @@ pub(super) async fn set(
     until: Instant,
 ) -> Result<(), ApplyError> {
     match (from, to) {
-        (Setting::NicRate { rate: from, .. }, Setting::NicRate { nic, rate }) => {
-            set_nic(hand, monitor, nic, *from, *rate, until).await
+        (Setting::NicRate { .. }, Setting::NicRate { nic, rate }) => {
+            let before = bandwidth(hand, nic).await.map_err(refused)?;
+            let now = Setting::NicRate { nic: nic.clone(), rate: before.rate };
+            if !now.stands_between(from, to) {
+                return Err(ApplyError::Refused(format!(
+                    "{} is {} and no longer {}: something else has changed it",
+                    to.name(),
+                    now.value(),
+                    from.value()
+                )));
+            }
+            set_nic(hand, monitor, nic, before, *rate, until).await
         }
         (_, Setting::IpRate { nic, .. }) => {
             let now = bandwidth(hand, nic).await.map_err(refused)?;
@@ -90,17 +100,10 @@ async fn set_nic(
     hand: &Hand,
     monitor: &Monitor,
     nic: &str,
-    from: NicRate,
+    now: Bandwidth,
     to: NicRate,
     until: Instant,
 ) -> Result<(), ApplyError> {
-    let now = bandwidth(hand, nic).await.map_err(refused)?;
-    if !from.is_shown_by(&now.rate) && !to.is_shown_by(&now.rate) {
-        return Err(ApplyError::Refused(format!(
-            "traffic of NIC {nic} is {} and no longer {from}: something else has changed it",
-            now.rate
-        )));
-    }
     if let Some(hanging) = hanging(monitor, nic).await? {
         return Err(ApplyError::Refused(format!(
             "libvirt would remove {hanging}, which is not its own; take that away first"
