@@ -123,6 +123,27 @@ fn an_address_can_be_limited_where_the_nic_is_not() {
 }
 
 #[test]
+fn a_tap_in_a_bridge_is_limited_alike() {
+    apart("a_tap_in_a_bridge_is_limited_alike", || {
+        let wire = Wire::make()?;
+        for line in [
+            "ip link add br0 type bridge",
+            "ip addr del 10.99.0.1/24 dev tap0",
+            "ip link set tap0 master br0",
+            "ip addr add 10.99.0.1/24 dev br0",
+            "ip link set br0 up",
+        ] {
+            wire.tools().run(line)?;
+        }
+        net::set_nic(TAP, both(40))?;
+        for to_guest in [true, false] {
+            holds(&wire, &stream("10.99.0.2", to_guest), 40)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn a_burst_passes_at_the_peak_and_then_the_average_holds() {
     apart("a_burst_passes_at_the_peak_and_then_the_average_holds", || {
         let wire = Wire::make()?;
