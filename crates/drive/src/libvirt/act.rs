@@ -120,7 +120,18 @@ impl Hand {
         };
         let xml = device_xml(&wish).map_err(|error| ApplyError::Refused(error.to_string()))?;
         let affect = self.definition.both();
-        self.change("a DIMM's plugging", until, move |domain| domain.attach(&xml, affect)).await
+        let plugged =
+            self.change("a DIMM's plugging", until, move |domain| domain.attach(&xml, affect)).await;
+        plugged.map_err(|error| match error {
+            // The plan saw to it that the running machine has room.
+            ApplyError::Refused(why) if affect == Affect::Both && is_about_room(&why) => {
+                ApplyError::Refused(format!(
+                    "{why}; its definition for the next start is another one by now and has no room for it (--live-only \
+                     leaves the definition as it is)"
+                ))
+            }
+            other @ (ApplyError::Refused(_) | ApplyError::Unknown(_)) => other,
+        })
     }
 
     async fn unplug_dimm(&mut self, id: &str, until: Instant) -> Result<(), ApplyError> {
@@ -190,6 +201,14 @@ fn number(id: &str) -> Result<String, ApplyError> {
     vcpu_number(id).ok_or_else(|| {
         ApplyError::Refused(format!("{id} is no vCPU of libvirt's: it was plugged behind libvirt's back"))
     })
+}
+
+/// True where libvirt finds no room for a memory device (libvirt 9.0 and 11.3, `virDomainDefPostParseMemory`,
+/// `qemuDomainDefValidateMemoryHotplug`).
+fn is_about_room(why: &str) -> bool {
+    ["would exceed domain's maxMemory", "exceeds slots count", "no free memory device slot"]
+        .iter()
+        .any(|part| why.contains(part))
 }
 
 /// True where libvirt asked the guest for something and has not seen it done. Other jobs that hold the domain time out

@@ -98,7 +98,10 @@ pub enum Obstacle {
     )]
     OnlyVirtioMem,
     /// A host that is too old for virtio-mem.
-    #[error("virtio-mem needs QEMU {qemu} and libvirt {libvirt} or later on this architecture; {found}")]
+    #[error(
+        "virtio-mem needs QEMU {qemu} and libvirt {libvirt} or later on this architecture, and {found}; upgrade them, or \
+         grow by DIMMs"
+    )]
     VirtioMemTooNew {
         /// The first QEMU with it.
         qemu: &'static str,
@@ -143,7 +146,10 @@ pub enum Obstacle {
         above: Bytes,
     },
     /// A block size that libvirt or QEMU refuses.
-    #[error("a block size of {asked} cannot be had: it must be a power of two and at least {least}, {why}")]
+    #[error(
+        "a block size of {asked} cannot be had: it must be a power of two and at least {least}, {why}; ask for {least}, or \
+         leave it out"
+    )]
     VirtioMemBlock {
         /// The block size.
         asked: Bytes,
