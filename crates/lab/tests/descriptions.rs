@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::Result;
-use drive::domxml::{Domain, Drift, HostLimits, MemoryModel, Prepare, VirtioMem, drift, prepare};
+use drive::domxml::{Domain, Drift, HostLimits, MemoryModel, Prepare, VirtioMem, drift, prepare, trial};
 use lab::{Cache, Generation, Libvirt, Libvirtd, Qemu, Schema};
 use scale::units::Bytes;
 
@@ -65,6 +65,8 @@ fn what_is_prepared_fits_libvirts_schema() {
                 let Ok(done) = prepare(&text, &want, &host()) else { continue };
                 let shown = || format!("{name} for libvirt {}:\n{}", libvirt.version(), done.diff);
                 schema.check(&done.xml).unwrap_or_else(|e| panic!("{e}\n{}", shown()));
+                let tried = trial(&done.xml, "supple-trial").unwrap();
+                schema.check(&tried).unwrap_or_else(|e| panic!("{e}\n{tried}"));
                 checked += 1;
             }
         }
@@ -143,6 +145,10 @@ async fn a_machine_that_starts_still_starts_when_it_is_prepared() {
                 after.memory_devices.iter().any(|device| device.model == MemoryModel::VirtioMem),
                 "{name}"
             );
+            let tried = started(&libvirtd, &trial(&done.xml, "supple-trial").unwrap())
+                .await
+                .unwrap_or_else(|e| panic!("{name}, thrown away: {e:#}\n{}", done.diff));
+            assert_eq!((tried.memory.max, tried.vcpus.max), (after.memory.max, after.vcpus.max), "{name}");
             machines += 1;
         }
     }
