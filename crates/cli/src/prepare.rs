@@ -3,13 +3,15 @@
 
 use drive::domxml::{self, LEFT_OUT, Obstacle, Prepared, trial};
 use drive::journal::FileJournal;
-use drive::libvirt::{Kept, Xml};
+use drive::libvirt::{CallError, Kept, Xml};
 use scale::limits::Limits;
+use scale::plan::{Obstacle as Stands, Refusal, When};
+use scale::units::Bytes;
 
-use crate::address::{Address, uuid_key};
+use crate::address::{Address, quoted, uuid_key};
 use crate::args::Prepare;
 use crate::failure::{DONE, Failure, PARTIAL};
-use crate::prepared::{Former, Shelf};
+use crate::prepared::{Former, Last};
 use crate::show;
 use crate::target::{block_on, directory, journal};
 use crate::{kept, screen, wire};
@@ -69,11 +71,7 @@ pub(crate) enum Outcome {
 
 async fn carry_out(asked: &Prepare) -> Result<Told, Failure> {
     let Address::Libvirt(domain) = &asked.vm else {
-        return Err(Failure::bad_input(
-            "a machine on plain QEMU has no definition to edit: start it with -m SIZE,slots=N,maxmem=SIZE and -smp \
-             N,maxcpus=M; `supple prepare` is for machines of libvirt's"
-                .to_owned(),
-        ));
+        return Err(Failure::bad_input(by_hand(asked)));
     };
     let kept = kept::find(domain, &Limits::default()).await?;
     if !kept.call("a question to libvirt", |domain| domain.is_persistent()).await? {
@@ -97,35 +95,74 @@ async fn prepare(asked: &Prepare, kept: &Kept, before: String) -> Result<Told, F
     if prepared.is_unchanged() {
         return Ok(told);
     }
+    if !asked.output.json {
+        screen::say(&show::prepare::proposal(&told, screen::columns()));
+    }
     if !asked.no_trial {
-        let name = format!("supple-trial-{}", std::process::id());
-        let description = trial(&prepared.xml, &name).map_err(|error| refused(error.to_string()))?;
-        kept.try_out(&description).await.map_err(|error| {
-            refused(format!(
-                "a throw-away machine with this definition ({LEFT_OUT}) does not start: {error}; ask for less, or mend \
-                 what it names, or leave the trial out with --no-trial where you know better"
-            ))
-        })?;
+        try_out(kept, &prepared).await?;
         told.tried = Some(true);
+        if !asked.output.json {
+            screen::say(&show::prepare::tried(screen::columns()));
+        }
     }
     if asked.dry_run {
         told.outcome = Outcome::Shown;
         return Ok(told);
     }
-    consent(asked, &told, "Change the definition? [y/N] ")?;
-
-    let (_lock, shelf) = hold(kept)?;
-    let former = Former { before, after: prepared.xml };
-    // Before the change: what it was must not be lost with this process.
-    shelf.put(&former)?;
-    if !kept.redefine(&former.before, &former.after).await? {
-        return Err(changed_meanwhile(kept));
-    }
-    let after = kept.described(Xml::InactiveSecure).await?;
+    consent(asked, "Change the definition? [y/N] ")?;
+    let after = define(kept, &before, &prepared.xml).await?;
     let holds = domxml::prepare(&after, &wanted, &host).is_ok_and(|again| again.is_unchanged());
-    shelf.put(&Former { after, ..former })?;
     told.outcome = if holds { Outcome::Defined } else { Outcome::Otherwise };
     Ok(told)
+}
+
+/// Starts a throw-away machine with the result. Where none starts, one with the present definition shows whose fault that
+/// is. Always of one name, so that libvirt keeps one log of a machine's trials and not one of each.
+async fn try_out(kept: &Kept, prepared: &Prepared) -> Result<(), Failure> {
+    let name = format!("supple-trial-{}", &kept.uuid()[..8]);
+    let of = |xml: &str| trial(xml, &name).map_err(|error| refused(error.to_string()));
+    let Err(why) = kept.try_out(&of(&prepared.xml)?).await else { return Ok(()) };
+    let text = match kept.try_out(&of(&prepared.undo)?).await {
+        Ok(()) => format!(
+            "a throw-away machine with this definition ({LEFT_OUT}) does not start: {why}; ask for less, or mend what it \
+             names, or leave the trial out with --no-trial where you know better"
+        ),
+        Err(_) => format!(
+            "the trial tells nothing: a throw-away machine ({LEFT_OUT}) does not start here with the present definition \
+             either: {why}; leave the trial out with --no-trial where you know better"
+        ),
+    };
+    Err(refused(text))
+}
+
+/// Keeps the former definition, puts the new one in its place if that still is the former one, and tells what libvirt
+/// made of it.
+async fn define(kept: &Kept, before: &str, after: &str) -> Result<String, Failure> {
+    let (_lock, former) = hold(kept)?;
+    // Before the change: what it was must not be lost with this process.
+    let number = former.keep(before)?;
+    match kept.redefine(before, after).await {
+        Ok(true) => {}
+        Ok(false) => {
+            former.forget(number);
+            return Err(changed_meanwhile(kept));
+        }
+        Err(error) => {
+            // After a time-out it may still come true.
+            let began = matches!(error, CallError::TimedOut { .. });
+            if !began {
+                former.forget(number);
+            }
+            return Err(Failure::Broke { kind: "not-prepared", message: error.to_string(), began });
+        }
+    }
+    let now = kept.described(Xml::InactiveSecure).await.map_err(|error| Failure::Broke {
+        kind: "not-prepared",
+        message: format!("the definition was changed, but libvirt does not tell of it: {error}"),
+        began: true,
+    })?;
+    former.done(number, &now)?;
+    Ok(now)
 }
 
 async fn told(asked: &Prepare, kept: &Kept, prepared: &Prepared) -> Result<Told, Failure> {
@@ -142,21 +179,14 @@ async fn told(asked: &Prepare, kept: &Kept, prepared: &Prepared) -> Result<Told,
 }
 
 async fn take_back(asked: &Prepare, kept: &Kept, now: String) -> Result<Told, Failure> {
-    let shelf = Shelf::of(&directory(), &kept.uuid());
-    let Some(former) = shelf.take()? else {
+    let Some(former) = Former::of(&directory(), &kept.uuid()).last(&now)? else {
         return Err(refused(format!(
-            "no preparation of {} is on record here ({}), so there is none to take back",
-            kept.name(),
-            shelf.path().display()
+            "no preparation of {} is on record here, so there is none to take back",
+            kept.name()
         )));
     };
-    if former.after != now {
-        return Err(refused(format!(
-            "the definition of {} was changed since it was prepared, and that change would be lost; what it was before is \
-             in {}, for `virsh define` after you have merged both",
-            kept.name(),
-            shelf.path().display()
-        )));
+    if former.after.as_ref() != Some(&now) {
+        return Err(changed_since(kept, &former));
     }
     let told = Told {
         name: kept.name(),
@@ -168,15 +198,18 @@ async fn take_back(asked: &Prepare, kept: &Kept, now: String) -> Result<Told, Fa
         tried: None,
         outcome: if asked.dry_run { Outcome::Shown } else { Outcome::TakenBack },
     };
+    if !asked.output.json {
+        screen::say(&show::prepare::proposal(&told, screen::columns()));
+    }
     if asked.dry_run {
         return Ok(told);
     }
-    consent(asked, &told, "Take the preparation back? [y/N] ")?;
-    let (_lock, shelf) = hold(kept)?;
+    consent(asked, "Take the preparation back? [y/N] ")?;
+    let (_lock, store) = hold(kept)?;
     if !kept.redefine(&now, &former.before).await? {
         return Err(changed_meanwhile(kept));
     }
-    shelf.clear()?;
+    store.forget(former.number);
     Ok(told)
 }
 
@@ -195,11 +228,8 @@ fn wish(asked: &Prepare) -> domxml::Prepare {
     }
 }
 
-/// Shows what is to be done and has it confirmed.
-fn consent(asked: &Prepare, told: &Told, question: &str) -> Result<(), Failure> {
-    if !asked.output.json {
-        screen::say(&show::prepare::proposal(told, screen::columns()));
-    }
+/// Has what was shown confirmed.
+fn consent(asked: &Prepare, question: &str) -> Result<(), Failure> {
     if asked.yes {
         return Ok(());
     }
@@ -210,8 +240,8 @@ fn consent(asked: &Prepare, told: &Told, question: &str) -> Result<(), Failure> 
 }
 
 /// The machine, for this process alone: a resize edits its definition too.
-fn hold(kept: &Kept) -> Result<(FileJournal, Shelf), Failure> {
-    Ok((journal(&uuid_key(&kept.uuid()))?, Shelf::of(&directory(), &kept.uuid())))
+fn hold(kept: &Kept) -> Result<(FileJournal, Former), Failure> {
+    Ok((journal(&uuid_key(&kept.uuid()))?, Former::of(&directory(), &kept.uuid())))
 }
 
 fn changed_meanwhile(kept: &Kept) -> Failure {
@@ -221,9 +251,46 @@ fn changed_meanwhile(kept: &Kept) -> Failure {
     ))
 }
 
+fn changed_since(kept: &Kept, former: &Last) -> Failure {
+    let (virsh, name) = (format!("virsh -c {}", quoted(kept.uri())), kept.name());
+    let path = quoted(&former.path.display().to_string());
+    refused(format!(
+        "the definition of {name} was changed since it was prepared, and that change would be lost; what it was before is in \
+         {path}: `{virsh} dumpxml --inactive --security-info {} | diff {path} -` shows the difference, and `{virsh} define \
+         {path}` puts it back all the same",
+        quoted(&name)
+    ))
+}
+
 /// All that stands against it, in one refusal.
 fn stands_against(obstacles: &[Obstacle]) -> Failure {
-    refused(obstacles.iter().map(ToString::to_string).collect::<Vec<_>>().join("; also: "))
+    Failure::Refused(Refusal {
+        obstacles: obstacles.iter().map(|obstacle| stands(&obstacle.to_string())).collect(),
+    })
+}
+
+/// An obstacle's sentence as a reason and a way out, which stands after its last semicolon.
+fn stands(sentence: &str) -> Stands {
+    let (reason, way_out) = sentence.rsplit_once("; ").unwrap_or((sentence, "change the definition by hand"));
+    Stands { when: When::Impossible, reason: reason.to_owned(), way_out: way_out.to_owned() }
+}
+
+/// What to do with a machine on plain QEMU.
+fn by_hand(asked: &Prepare) -> String {
+    let max = asked.max_memory.map_or("SIZE".to_owned(), for_qemu);
+    let slots = asked.slots.map_or("N".to_owned(), |slots| slots.to_string());
+    let vcpus = asked.max_vcpus.map_or("M".to_owned(), |vcpus| vcpus.to_string());
+    format!(
+        "a machine on plain QEMU has no definition to edit: start it with -m SIZE,slots={slots},maxmem={max} and -smp \
+         N,maxcpus={vcpus}; `supple prepare` is for machines of libvirt's"
+    )
+}
+
+/// A size as QEMU reads it.
+fn for_qemu(size: Bytes) -> String {
+    let units = [(Bytes::gib(1), "G"), (Bytes::mib(1), "M"), (Bytes::new(1024), "K")];
+    let unit = units.into_iter().find(|(unit, _)| size.is_multiple_of(*unit));
+    unit.map_or(size.to_string(), |(unit, letter)| format!("{}{letter}", size.count_of(unit)))
 }
 
 /// The text without the passwords in it, which are in graphics devices alone (`passwd`; docs/formatdomain of libvirt).
@@ -249,6 +316,14 @@ fn refused(message: String) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sentence_ends_with_its_way_out() {
+        let made = stands("300 slots are too many: QEMU has 256; each takes room; ask for 16");
+        assert_eq!((made.reason.ends_with("takes room"), made.way_out.as_str()), (true, "ask for 16"));
+        assert!(!stands("no way").way_out.is_empty());
+        assert_eq!([Bytes::gib(64), Bytes::mib(1536)].map(for_qemu), ["64G", "1536M"]);
+    }
 
     #[test]
     fn a_password_is_never_shown() {

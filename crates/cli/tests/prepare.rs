@@ -104,6 +104,8 @@ async fn what_would_not_start_or_was_changed_since_is_refused_and_left_alone() {
     desk.libvirtd.virsh(&["desc", "web1", "--config", "another hand"]).await.unwrap();
     let changed = desk.definition().await;
     let (status, _, err) = desk.supple("prepare web1 --undo --yes");
+    let err = err.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(status == 2 && err.contains("was changed since it was prepared"), "{err}");
+    assert!(err.contains("-before.xml` puts it back all the same"), "{err}");
     assert_eq!(desk.definition().await, changed);
 }

@@ -313,6 +313,44 @@ mod libvirt {
     }
 
     #[test]
+    fn only_a_machine_of_qemus_is_prepared_and_only_as_it_can_be() {
+        let ended = told(&[
+            "prepare",
+            "qmp:/nowhere/q.sock",
+            "--max-memory",
+            "64G",
+            "--slots",
+            "32",
+            "--max-vcpus",
+            "4",
+        ]);
+        assert_eq!(ended.status, 2);
+        assert!(ended.err.contains("-m SIZE,slots=32,maxmem=64G and -smp N,maxcpus=4"), "{}", ended.err);
+
+        let ended = told(&["prepare", "test:///default#test", "--max-memory", "64G", "--yes"]);
+        assert_eq!((ended.status, ended.out.as_str()), (2, ""), "{}", ended.err);
+        assert!(ended.err.starts_with("refused; nothing was changed"), "{}", ended.err);
+        assert!(ended.err.contains("a machine of type 'test' is not run by QEMU"), "{}", ended.err);
+        let ended = told(&["prepare", "test:///default#test", "--max-memory", "64G", "--json"]);
+        let said: Value = serde_json::from_str(&ended.out).unwrap();
+        assert_eq!(said["refusal"]["obstacles"][0]["when"], "impossible", "{said}");
+
+        let ended = told(&["prepare", "test:///default#test", "--undo"]);
+        assert_eq!(ended.status, 2);
+        assert!(ended.err.contains("no preparation of test is on record"), "{}", ended.err);
+        for words in [
+            &["prepare", "web1", "--undo", "--max-memory", "64G"][..],
+            &["prepare", "web1", "--block", "2M"],
+            &["prepare", "web1", "--max-memory", "+64G"],
+            &["prepare", "web1", "--max-vcpus", "0"],
+        ] {
+            let ended = told(words);
+            assert_eq!(ended.status, 2, "{words:?}");
+            assert!(!ended.err.contains("cannot reach libvirt"), "{words:?}: {}", ended.err);
+        }
+    }
+
+    #[test]
     fn a_machine_that_is_not_qemus_is_refused() {
         let ended = told(&["observe", "test:///default#test"]);
         assert_eq!(ended.status, 2);
@@ -332,9 +370,13 @@ mod libvirt {
 #[cfg(not(feature = "libvirt"))]
 #[test]
 fn without_libvirt_a_name_is_refused_and_says_why() {
-    for words in
-        [&["observe", "web1"][..], &["apply", "web1", "--memory", "2G", "--yes"], &["why", "web1"], &["list"]]
-    {
+    for words in [
+        &["observe", "web1"][..],
+        &["apply", "web1", "--memory", "2G", "--yes"],
+        &["why", "web1"],
+        &["list"],
+        &["prepare", "web1", "--undo"],
+    ] {
         let ended = run(words);
         assert_eq!(ended.status, 2, "{words:?}");
         assert!(ended.err.contains("built without libvirt"), "{words:?}: {}", ended.err);

@@ -25,12 +25,14 @@ pub(crate) fn proposal(told: &Told, room: usize) -> String {
     out.push('\n');
     told.changes.iter().for_each(|change| out.push_str(&paragraph("- ", change, room)));
     told.notes.iter().for_each(|note| out.push_str(&paragraph("note: ", note, room)));
-    if told.tried == Some(true) {
-        let text = format!("a throw-away machine with this definition starts ({LEFT_OUT})");
-        out.push_str(&paragraph("tried out: ", &text, room));
-    }
     out.push('\n');
     out
+}
+
+/// That a throw-away machine started.
+pub(crate) fn tried(room: usize) -> String {
+    let text = format!("a throw-away machine with this definition starts ({LEFT_OUT})");
+    format!("{}\n", paragraph("tried out: ", &text, room))
 }
 
 /// How it ended.
@@ -41,11 +43,7 @@ pub(crate) fn ending(told: &Told, room: usize) -> String {
             let notes: String = told.notes.iter().map(|note| paragraph("note: ", note, room)).collect();
             format!("nothing to do: {name} is prepared for that already\n{notes}")
         }
-        Outcome::Shown => format!(
-            "{}{}",
-            proposal(told, room),
-            paragraph("", "Nothing was changed: the same words without --dry-run do it.", room)
-        ),
+        Outcome::Shown => paragraph("", "Nothing was changed: the same words without --dry-run do it.", room),
         Outcome::Defined => {
             let when = if told.runs {
                 format!(
@@ -96,7 +94,9 @@ mod tests {
 
     #[test]
     fn the_difference_comes_first_then_what_it_is_for() {
-        let shown = example::text(&ending(&told(Outcome::Shown, true), 70));
+        let seen = told(Outcome::Shown, true);
+        let shown = [proposal(&seen, 70), tried(70), ending(&seen, 70)].concat();
+        let shown = example::text(&shown);
         let expected = "\
 web1: its definition
 
@@ -108,6 +108,7 @@ web1: its definition
 
 - up to 4 vCPUs
 note: it has no agent
+
 tried out: a throw-away machine with this definition starts (without
            disks, networks, firmware, huge pages and passed-through
            devices)
