@@ -70,7 +70,7 @@ impl Domain {
     /// filters at the NIC's device, others' too, and then lays its own out (virNetDevBandwidthSet, 9.0 and 11.3).
     ///
     /// # Errors
-    /// A rate that is no whole number of [`STEP`], a burst that is none of KiB, or a peak where libvirt enforces none;
+    /// A rate that is no whole number of 8 kbit, a burst that is none of KiB, or a peak where libvirt enforces none;
     /// or libvirt refused.
     pub fn set_bandwidth(&self, nic: &str, bandwidth: &Bandwidth, affect: Affect) -> Result<(), Error> {
         let mut params = written(bandwidth).map_err(|why| Error::own(Code::InvalidArgument, &why))?;

@@ -1,6 +1,6 @@
 //! What stands in the way of resizing, on a host or on one machine, and what mends it.
 //!
-//! [`host`] and [`vm`] judge facts that were handed in; they ask nobody, and mend nothing. Each finding has a severity,
+//! [`host()`] and [`vm()`] judge facts that were handed in; they ask nobody, and mend nothing. Each finding has a severity,
 //! what was found, why it matters and, where something can be done, the exact command or sentence. A thing that was not
 //! tried is said to be so: no finding rests on a version alone where it could be probed.
 
