@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use drive::libvirt::{Affect, Bandwidth, Kept, LibvirtMachine};
 use drive::{ApplyError, Hypervisor};
-use lab::{Cache, Libvirtd, Recipe, Tools, apart_with_guests};
+use lab::{Cache, Generation, Libvirtd, Recipe, Tools, apart_with_guests};
 use scale::limits::Limits;
 use scale::observed::Nic;
 use scale::plan::Act;
@@ -40,53 +40,61 @@ async fn nic(machine: &mut LibvirtMachine) -> Result<Nic> {
 
 #[test]
 fn libvirt_keeps_the_limit_of_a_nic_and_nothing_beside_it_is_wiped() {
-    apart_with_guests("libvirt_keeps_the_limit_of_a_nic_and_nothing_beside_it_is_wiped", async || {
-        let tools = Tools::find(&Cache::open()?)?;
-        let libvirtd = Libvirtd::start().await?;
-        let _guest = libvirtd.boot("web1", &Recipe::q35().tap(MAC)).await?;
-        let kept = Kept::find(&libvirtd.connect_uri(), "web1", &Limits::default()).await?;
-        let mut machine = LibvirtMachine::of(&kept, &Limits::default()).await?;
+    let name = "libvirt_keeps_the_limit_of_a_nic_and_nothing_beside_it_is_wiped";
+    apart_with_guests(name, async || keeps(Generation::System).await);
+}
 
-        let seen = nic(&mut machine).await?;
-        ensure!(seen.tap.as_deref() == Some("tap0") && seen.aliases.contains(&"net0".to_owned()), "{seen:?}");
-        ensure!(seen.rate.known().is_some_and(NicRate::is_free), "{seen:?}");
-        ensure!(seen.ips.known().is_some_and(Vec::is_empty) && !seen.grain.peak_from_guest, "{seen:?}");
+#[test]
+fn a_newer_libvirt_keeps_the_limit_of_a_nic_and_nothing_beside_it_is_wiped() {
+    let name = "a_newer_libvirt_keeps_the_limit_of_a_nic_and_nothing_beside_it_is_wiped";
+    apart_with_guests(name, async || keeps(Generation::Backports).await);
+}
 
-        // What stands at the tap would be removed by libvirt without a word.
-        set(&mut machine, of_ip(NicRate::default()), of_ip(limit())).await?;
-        ensure!(nic(&mut machine).await?.ips.known().is_some_and(|ips| ips.len() == 1), "at the tap");
-        let refused = set(&mut machine, of_nic(NicRate::default()), of_nic(limit())).await;
-        let named = matches!(&refused, Err(ApplyError::Refused(why)) if why.contains("single addresses"));
-        ensure!(named, "{refused:?}");
-        let stands = tools.run("tc qdisc show dev tap0")?;
-        ensure!(stands.contains("htb 5ca1: root"), "it stands: {stands}");
-        set(&mut machine, of_ip(limit()), of_ip(NicRate::default())).await?;
+async fn keeps(generation: Generation) -> Result<()> {
+    let tools = Tools::find(&Cache::open()?)?;
+    let libvirtd = Libvirtd::of(generation).await?;
+    let _guest = libvirtd.boot("web1", &Recipe::q35().tap(MAC)).await?;
+    let kept = Kept::find(&libvirtd.connect_uri(), "web1", &Limits::default()).await?;
+    let mut machine = LibvirtMachine::of(&kept, &Limits::default()).await?;
 
-        // libvirt lays its limit out with `sfq` and `police`; a kernel without them is said to be one.
-        let has_parts = tools.run("tc qdisc add dev lo root sfq").is_ok();
-        let done = set(&mut machine, of_nic(NicRate::default()), of_nic(limit())).await;
-        let read = machine.look(&Look::Setting(SettingName::NicRate { nic: MAC.to_owned() })).await?;
-        let shown = |rate| matches!(&read, Sight::Setting(Some(read)) if of_nic(rate).is_shown_by(read));
-        match done {
-            Ok(()) => ensure!(has_parts && shown(limit()), "{read:?}"),
-            Err(ApplyError::Refused(why)) => {
-                ensure!(!has_parts && why.contains("tc "), "{why}");
-                ensure!(shown(NicRate::default()), "nothing was changed: {read:?}");
-                let left = tools.run("tc qdisc show dev tap0")?;
-                ensure!(!left.contains("htb"), "nothing is left: {left}");
-            }
-            Err(error @ ApplyError::Unknown(_)) => return Err(error.into()),
+    let seen = nic(&mut machine).await?;
+    ensure!(seen.tap.as_deref() == Some("tap0") && seen.aliases.contains(&"net0".to_owned()), "{seen:?}");
+    ensure!(seen.rate.known().is_some_and(NicRate::is_free), "{seen:?}");
+    ensure!(seen.ips.known().is_some_and(Vec::is_empty) && !seen.grain.peak_from_guest, "{seen:?}");
+
+    // What stands at the tap would be removed by libvirt without a word.
+    set(&mut machine, of_ip(NicRate::default()), of_ip(limit())).await?;
+    ensure!(nic(&mut machine).await?.ips.known().is_some_and(|ips| ips.len() == 1), "at the tap");
+    let refused = set(&mut machine, of_nic(NicRate::default()), of_nic(limit())).await;
+    let named = matches!(&refused, Err(ApplyError::Refused(why)) if why.contains("single addresses"));
+    ensure!(named, "{refused:?}");
+    let stands = tools.run("tc qdisc show dev tap0")?;
+    ensure!(stands.contains("htb 5ca1: root"), "it stands: {stands}");
+    set(&mut machine, of_ip(limit()), of_ip(NicRate::default())).await?;
+
+    // libvirt lays its limit out with `sfq` and `police`; a kernel without them is said to be one.
+    let has_parts = tools.run("tc qdisc add dev lo root sfq").is_ok();
+    let done = set(&mut machine, of_nic(NicRate::default()), of_nic(limit())).await;
+    let read = machine.look(&Look::Setting(SettingName::NicRate { nic: MAC.to_owned() })).await?;
+    let shown = |rate| matches!(&read, Sight::Setting(Some(read)) if of_nic(rate).is_shown_by(read));
+    match done {
+        Ok(()) => ensure!(has_parts && shown(limit()), "{read:?}"),
+        Err(ApplyError::Refused(why)) => {
+            ensure!(!has_parts && why.contains("tc "), "{why}");
+            ensure!(shown(NicRate::default()), "nothing was changed: {read:?}");
+            let left = tools.run("tc qdisc show dev tap0")?;
+            ensure!(!left.contains("htb"), "nothing is left: {left}");
         }
+        Err(error @ ApplyError::Unknown(_)) => return Err(error.into()),
+    }
 
-        // In the definition it is kept either way, and what is not asked for is not reset.
-        let wanted = Bandwidth { rate: limit(), floor: 0 };
-        let done =
-            kept.call("a limit", move |domain| domain.set_bandwidth(MAC, &wanted, Affect::Config)).await;
-        done.context("the definition")?;
-        let read = kept.call("a limit", |domain| domain.bandwidth(MAC, Affect::Config)).await?;
-        ensure!(read == wanted, "{read:?}");
-        let told = libvirtd.virsh(&["domiftune", "web1", MAC, "--config"]).await?;
-        ensure!(told.contains("inbound.average: 5000") && told.contains("outbound.burst : 245"), "{told}");
-        Ok(())
-    });
+    // In the definition it is kept either way, and what is not asked for is not reset.
+    let wanted = Bandwidth { rate: limit(), floor: 0 };
+    let done = kept.call("a limit", move |domain| domain.set_bandwidth(MAC, &wanted, Affect::Config)).await;
+    done.context("the definition")?;
+    let read = kept.call("a limit", |domain| domain.bandwidth(MAC, Affect::Config)).await?;
+    ensure!(read == wanted, "{read:?}");
+    let told = libvirtd.virsh(&["domiftune", "web1", MAC, "--config"]).await?;
+    ensure!(told.contains("inbound.average: 5000") && told.contains("outbound.burst : 245"), "{told}");
+    Ok(())
 }

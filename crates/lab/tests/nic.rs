@@ -9,7 +9,7 @@ use drive::Hypervisor;
 use drive::journal::MemoryJournal;
 use drive::qmp::QmpMachine;
 use drive::resize::resize;
-use lab::{Cache, Machine, Onlining, Recipe, Tools, Yes, apart_with_guests};
+use lab::{Cache, Generation, Machine, Onlining, Recipe, Tools, Yes, apart_with_guests};
 use scale::limits::Limits;
 use scale::observed::Nic;
 use scale::plan::{Act, Proof};
@@ -94,75 +94,89 @@ async fn measure(guest: &Machine, tools: &Tools, to_guest: bool) -> Result<f64> 
     Ok(if to_guest { to } else { from })
 }
 
+/// Within a tenth of the limit. A busy machine can only make it slower, so too little is measured again.
+async fn passes_at_its_limit(guest: &Machine, tools: &Tools, to_guest: bool) -> Result<()> {
+    let mut said = Vec::new();
+    for _ in 0..3 {
+        let measured = measure(guest, tools, to_guest).await?;
+        ensure!(measured < LIMIT as f64 * 1.1, "to the guest {to_guest}: {measured:.2} of {LIMIT} mbit");
+        if measured > LIMIT as f64 * 0.9 {
+            return Ok(());
+        }
+        said.push(measured);
+    }
+    anyhow::bail!("to the guest {to_guest}: {said:.2?} of {LIMIT} mbit")
+}
+
 #[test]
 fn a_guests_nic_is_found_by_its_mac_and_held_to_its_limit() {
-    apart_with_guests("a_guests_nic_is_found_by_its_mac_and_held_to_its_limit", async || {
-        let tools = Tools::find(&Cache::open()?)?;
-        let guest = Recipe::q35().onlining(Onlining::Udev).tap(MAC).boot().await?;
-        tools.run("ip addr add 10.98.0.1/24 dev tap0")?;
-        tools.run("ip link set tap0 up")?;
-        guest.shell(&format!("ip link set eth1 up && ip addr add {GUEST}/24 dev eth1")).await?.ok()?;
-        let mut machine = QmpMachine::open(&guest.qmp(), Some(&guest.agent()), &Limits::default()).await?;
+    let name = "a_guests_nic_is_found_by_its_mac_and_held_to_its_limit";
+    apart_with_guests(name, async || is_held(Generation::System).await);
+}
 
-        let seen = nic(&mut machine).await?;
-        ensure!(seen.tap.as_deref() == Some("tap0"), "{seen:?}");
-        ensure!(seen.aliases.contains(&"eth1".to_owned()), "the guest's name: {seen:?}");
-        ensure!(seen.addresses.contains(&GUEST.parse()?), "the guest's address: {seen:?}");
-        ensure!(seen.rate.known().is_some_and(NicRate::is_free), "no limit yet: {seen:?}");
+#[test]
+fn a_newer_qemus_nic_is_found_by_its_mac_and_held_to_its_limit() {
+    let name = "a_newer_qemus_nic_is_found_by_its_mac_and_held_to_its_limit";
+    apart_with_guests(name, async || is_held(Generation::Backports).await);
+}
 
-        let of = |rate| Setting::NicRate { nic: MAC.to_owned(), rate };
-        set(&mut machine, of(NicRate::default()), of(limit())).await?;
-        let seen = nic(&mut machine).await?;
-        ensure!(seen.rate.known().is_some_and(|read| limit().is_shown_by(read)), "{seen:?}");
-        for to_guest in [true, false] {
-            let measured = measure(&guest, &tools, to_guest).await?;
-            let (least, most) = (LIMIT as f64 * 0.9, LIMIT as f64 * 1.1);
-            ensure!(
-                measured > least && measured < most,
-                "to the guest {to_guest}: {measured:.2} of {LIMIT} mbit"
-            );
-        }
+async fn is_held(generation: Generation) -> Result<()> {
+    let tools = Tools::find(&Cache::open()?)?;
+    let guest = Recipe::q35().qemu(generation).onlining(Onlining::Udev).tap(MAC).boot().await?;
+    tools.run("ip addr add 10.98.0.1/24 dev tap0")?;
+    tools.run("ip link set tap0 up")?;
+    guest.shell(&format!("ip link set eth1 up && ip addr add {GUEST}/24 dev eth1")).await?.ok()?;
+    let mut machine = QmpMachine::open(&guest.qmp(), Some(&guest.agent()), &Limits::default()).await?;
 
-        let ip = GUEST.parse()?;
-        let of_ip = |rate| Setting::IpRate { nic: MAC.to_owned(), ip, rate };
-        set(&mut machine, of_ip(NicRate::default()), of_ip(limit())).await?;
-        ensure!(
-            nic(&mut machine).await?.ips.known().is_some_and(|ips| ips.len() == 1),
-            "one address is limited"
-        );
-        // One plan with memory, by the names that an operator has.
-        let wish = |mbit| Wish::To(Rate { average: BitRate::mbit(mbit), peak: None, burst: None });
-        let both = |mbit| RateWish { to_guest: wish(mbit), from_guest: wish(mbit) };
-        let wanted = Wanted {
-            memory: Some(Change::To(Bytes::mib(768))),
-            nics: [("eth1".to_owned(), both(LIMIT * 2))].into(),
-            ips: [(ip, IpWish { nic: None, rate: both(LIMIT / 2) })].into(),
-            ..Wanted::default()
-        };
-        let report =
-            resize(&mut machine, &mut MemoryJournal::default(), wanted, &Limits::default(), &mut Yes).await?;
-        ensure!(report.verdict == Verdict::Proven && report.settings.len() == 2, "{report:#?}");
-        let seen = nic(&mut machine).await?;
-        let average = |rate: &NicRate| rate.to_guest.map(|rate| rate.average);
-        ensure!(seen.rate.known().and_then(average) == Some(BitRate::mbit(LIMIT * 2)), "{seen:?}");
-        ensure!(
-            seen.ips.known().and_then(|ips| average(&ips[0].rate)) == Some(BitRate::mbit(LIMIT / 2)),
-            "{seen:?}"
-        );
-        let (now, now_ip) =
-            (*seen.rate.known().context("known")?, seen.ips.known().context("known")?[0].rate);
-        // What is not as it is said to be is not changed.
-        let until = machine.now() + Span::secs(30);
-        let stale = Act::Set {
-            from: Box::new(of(NicRate::default())),
-            to: Box::new(of(NicRate { to_guest: None, ..limit() })),
-        };
-        ensure!(machine.apply(&stale, until).await.is_err(), "something else has changed it");
+    let seen = nic(&mut machine).await?;
+    ensure!(seen.tap.as_deref() == Some("tap0"), "{seen:?}");
+    ensure!(seen.aliases.contains(&"eth1".to_owned()), "the guest's name: {seen:?}");
+    ensure!(seen.addresses.contains(&GUEST.parse()?), "the guest's address: {seen:?}");
+    ensure!(seen.rate.known().is_some_and(NicRate::is_free), "no limit yet: {seen:?}");
 
-        set(&mut machine, of_ip(now_ip), of_ip(NicRate::default())).await?;
-        set(&mut machine, of(now), of(NicRate::default())).await?;
-        let left = tools.run("tc qdisc show dev tap0")? + &tools.run("ip -o link show type ifb")?;
-        ensure!(!left.contains("5ca1") && !left.contains("supple-"), "nothing of ours is left: {left}");
-        Ok(())
-    });
+    let of = |rate| Setting::NicRate { nic: MAC.to_owned(), rate };
+    set(&mut machine, of(NicRate::default()), of(limit())).await?;
+    let seen = nic(&mut machine).await?;
+    ensure!(seen.rate.known().is_some_and(|read| limit().is_shown_by(read)), "{seen:?}");
+    for to_guest in [true, false] {
+        passes_at_its_limit(&guest, &tools, to_guest).await?;
+    }
+
+    let ip = GUEST.parse()?;
+    let of_ip = |rate| Setting::IpRate { nic: MAC.to_owned(), ip, rate };
+    set(&mut machine, of_ip(NicRate::default()), of_ip(limit())).await?;
+    ensure!(nic(&mut machine).await?.ips.known().is_some_and(|ips| ips.len() == 1), "one address is limited");
+    // One plan with memory, by the names that an operator has.
+    let wish = |mbit| Wish::To(Rate { average: BitRate::mbit(mbit), peak: None, burst: None });
+    let both = |mbit| RateWish { to_guest: wish(mbit), from_guest: wish(mbit) };
+    let wanted = Wanted {
+        memory: Some(Change::To(Bytes::mib(768))),
+        nics: [("eth1".to_owned(), both(LIMIT * 2))].into(),
+        ips: [(ip, IpWish { nic: None, rate: both(LIMIT / 2) })].into(),
+        ..Wanted::default()
+    };
+    let report =
+        resize(&mut machine, &mut MemoryJournal::default(), wanted, &Limits::default(), &mut Yes).await?;
+    ensure!(report.verdict == Verdict::Proven && report.settings.len() == 2, "{report:#?}");
+    let seen = nic(&mut machine).await?;
+    let average = |rate: &NicRate| rate.to_guest.map(|rate| rate.average);
+    ensure!(seen.rate.known().and_then(average) == Some(BitRate::mbit(LIMIT * 2)), "{seen:?}");
+    ensure!(
+        seen.ips.known().and_then(|ips| average(&ips[0].rate)) == Some(BitRate::mbit(LIMIT / 2)),
+        "{seen:?}"
+    );
+    let (now, now_ip) = (*seen.rate.known().context("known")?, seen.ips.known().context("known")?[0].rate);
+    // What is not as it is said to be is not changed.
+    let until = machine.now() + Span::secs(30);
+    let stale = Act::Set {
+        from: Box::new(of(NicRate::default())),
+        to: Box::new(of(NicRate { to_guest: None, ..limit() })),
+    };
+    ensure!(machine.apply(&stale, until).await.is_err(), "something else has changed it");
+
+    set(&mut machine, of_ip(now_ip), of_ip(NicRate::default())).await?;
+    set(&mut machine, of(now), of(NicRate::default())).await?;
+    let left = tools.run("tc qdisc show dev tap0")? + &tools.run("ip -o link show type ifb")?;
+    ensure!(!left.contains("5ca1") && !left.contains("supple-"), "nothing of ours is left: {left}");
+    Ok(())
 }
