@@ -8,6 +8,7 @@ use scale::observed::Observed;
 use scale::plan::Act;
 use scale::sight::{Event, Look, Sight};
 use scale::time::Moment;
+use scale::wanted::Scope;
 
 /// A machine that can be driven.
 #[derive(Debug)]
@@ -63,6 +64,14 @@ impl Hypervisor for Driver {
             Driver::Qmp(machine) => machine.now(),
             #[cfg(feature = "libvirt")]
             Driver::Libvirt(machine) => machine.now(),
+        }
+    }
+
+    fn attend(&mut self, scope: Scope) {
+        match self {
+            Driver::Qmp(machine) => machine.attend(scope),
+            #[cfg(feature = "libvirt")]
+            Driver::Libvirt(machine) => machine.attend(scope),
         }
     }
 

@@ -7,6 +7,7 @@ use scale::observed::Observed;
 use scale::plan::Act;
 use scale::sight::{Event, Look, Sight};
 use scale::time::Moment;
+use scale::wanted::Scope;
 
 /// One machine behind its hypervisor.
 ///
@@ -16,7 +17,10 @@ pub trait Hypervisor {
     /// The present time by this driver's clock.
     fn now(&self) -> Moment;
 
-    /// Everything there is to know. `Observed::pending` is left empty: it comes from the journal.
+    /// From now on, observations need tell no more than this. A driver may tell more; before, it tells everything.
+    fn attend(&mut self, _scope: Scope) {}
+
+    /// Everything there is to know, within the scope. `Observed::pending` is left empty: it comes from the journal.
     async fn observe(&mut self) -> Result<Observed, ObserveError>;
 
     /// The answer to one narrow question. A guest that does not answer is a [`scale::sight::GuestView`], not an error.

@@ -110,6 +110,7 @@ pub async fn resize(
     party: &mut impl Party,
 ) -> Result<Report, ResizeError> {
     refuse_step_after_interruption(journal, &wanted)?;
+    hypervisor.attend(wanted.scope());
     let mut seen = observe(hypervisor, journal.history()).await?;
     let first = agree(hypervisor, journal, &wanted, limits, party, &mut seen).await?;
     let mut account = Account::open(hypervisor.now(), &seen, first.asked.clone());

@@ -39,6 +39,34 @@ pub struct Wanted {
     pub ips: BTreeMap<IpAddr, IpWish>,
 }
 
+/// What an observation is to tell of beside memory, vCPUs and the host, of which each tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scope {
+    /// CPU time and its limits.
+    pub power: bool,
+    /// Disks, their limits, and what the guest has on them.
+    pub disks: bool,
+    /// NICs, their limits, and what the guest calls them.
+    pub nics: bool,
+}
+
+impl Scope {
+    /// Everything.
+    pub const ALL: Scope = Scope { power: true, disks: true, nics: true };
+}
+
+impl Wanted {
+    /// What must be observed to plan for this, to carry it out and to report on it. A guest under load takes its time for
+    /// each question, and a disk is looked at by programs that are run in it.
+    pub fn scope(&self) -> Scope {
+        Scope {
+            power: !self.cpu_limit.is_keep() || self.cpu_weight.is_some(),
+            disks: !self.disks.is_empty(),
+            nics: !self.nics.is_empty() || !self.ips.is_empty(),
+        }
+    }
+}
+
 /// A wish for a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

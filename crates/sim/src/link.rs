@@ -4,10 +4,11 @@ use crate::chance::Fate;
 use crate::clock::pace;
 use crate::world::World;
 use drive::{ApplyError, Hypervisor, ObserveError};
-use scale::observed::Observed;
+use scale::observed::{Guest, Known, Observed};
 use scale::plan::Act;
 use scale::sight::{BlocksSight, DimmSight, Event, GuestView, Look, Sight, ZonesSight};
 use scale::time::Moment;
+use scale::wanted::Scope;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
@@ -15,6 +16,7 @@ use std::task::{Context, Poll, Waker};
 #[derive(Debug)]
 pub struct Link<'w> {
     world: &'w mut World,
+    scope: Scope,
 }
 
 impl World {
@@ -22,7 +24,7 @@ impl World {
     pub fn connect(&mut self) -> Link<'_> {
         self.events.clear();
         self.remarks.clear();
-        Link { world: self }
+        Link { world: self, scope: Scope::ALL }
     }
 }
 
@@ -35,15 +37,37 @@ pub fn finish<T>(future: impl Future<Output = T>) -> Option<T> {
     }
 }
 
+/// An observation that tells nothing beyond `scope`, as a real driver's that saves itself the questions.
+fn within(mut seen: Observed, scope: Scope) -> Observed {
+    if !scope.power {
+        seen.power = Known::default();
+    }
+    if !scope.disks {
+        seen.disks = Known::default();
+    }
+    if !scope.nics {
+        seen.nics = Known::default();
+    }
+    if let Guest::Heard(facts) = &mut seen.guest {
+        facts.tools.retain(|_| scope.disks);
+        facts.interfaces.retain(|_| scope.nics);
+    }
+    seen
+}
+
 impl Hypervisor for Link<'_> {
     fn now(&self) -> Moment {
         self.world.now()
     }
 
+    fn attend(&mut self, scope: Scope) {
+        self.scope = scope;
+    }
+
     async fn observe(&mut self) -> Result<Observed, ObserveError> {
         self.world.pass(pace::MONITOR);
         self.world.reachable()?;
-        Ok(self.world.observed())
+        Ok(within(self.world.observed(), self.scope))
     }
 
     async fn look(&mut self, look: &Look) -> Result<Sight, ObserveError> {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use scale::observed::{AutoOnline, Guest, GuestFacts, GuestInterface, GuestVcpu, MemBlock, MemInfo};
 use scale::units::Bytes;
+use scale::wanted::Scope;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -59,10 +60,10 @@ impl Lasting {
     }
 }
 
-/// Asks the guest for everything. A guest that says nothing or nonsense is [`Guest::Unheard`], with the reason; what
+/// Asks the guest for everything in `scope`. A guest that says nothing or nonsense is [`Guest::Unheard`], with the reason; what
 /// its agent merely does not offer is absent.
-pub async fn gather(reach: &mut Reach) -> Guest {
-    match try_gather(reach).await {
+pub async fn gather(reach: &mut Reach, scope: Scope) -> Guest {
+    match try_gather(reach, scope).await {
         Ok(facts) => Guest::Heard(Box::new(facts)),
         Err(mute) => Guest::Unheard(mute.to_string()),
     }
@@ -74,16 +75,16 @@ pub async fn gather(reach: &mut Reach) -> Guest {
 /// [`Mute`].
 pub(crate) async fn make_known(reach: &mut Reach) -> Result<(), Mute> {
     if reach.lasting.is_none() {
-        try_gather(reach).await?;
+        try_gather(reach, Scope::ALL).await?;
     }
     Ok(())
 }
 
-async fn try_gather(reach: &mut Reach) -> Result<GuestFacts, Mute> {
+async fn try_gather(reach: &mut Reach, scope: Scope) -> Result<GuestFacts, Mute> {
     let until = Instant::now() + reach.limit();
     let known = reach.lasting.clone();
     let agent = reach.agent().await?;
-    match ask(agent, known, until).await {
+    match ask(agent, known, scope, until).await {
         Ok((lasting, facts)) => {
             reach.block = lasting.block;
             reach.lasting = Some(lasting);
@@ -96,6 +97,7 @@ async fn try_gather(reach: &mut Reach) -> Result<GuestFacts, Mute> {
 async fn ask(
     agent: &mut Agent,
     known: Option<Lasting>,
+    scope: Scope,
     until: Instant,
 ) -> Result<(Lasting, GuestFacts), AgentError> {
     let files = [MEMINFO, AUTO_ONLINE];
@@ -106,7 +108,10 @@ async fn ask(
         calls.extend([INFO, OS, BLOCK_INFO].map(|command| (command, Value::Null)));
     }
     // Blocks come last: what a guest onlines by itself has a little more time to come.
-    calls.extend([VCPUS, INTERFACES, BLOCKS].map(|command| (command, Value::Null)));
+    let nics = Some(INTERFACES).filter(|_| scope.nics);
+    calls.extend(
+        [Some(VCPUS), nics, Some(BLOCKS)].into_iter().flatten().map(|command| (command, Value::Null)),
+    );
     let then = |nth: usize, answer: &Answer| match nth {
         nth if nth < files.len() => read_and_close(answer, LONGEST_FILE),
         nth if nth == probed && known.is_none() => number(answer).map(close_call).into_iter().collect(),
@@ -131,7 +136,8 @@ async fn ask(
         }
     };
     let vcpus = offered(next())?.map_or(Ok(Vec::new()), |value| vcpus(&value))?;
-    let interfaces = offered(next())?.map_or(Ok(Vec::new()), |value| interfaces(&value))?;
+    let told = nics.map_or(Ok(None), |_| offered(next()))?;
+    let interfaces = told.map_or(Ok(Vec::new()), |value| interfaces(&value))?;
     let blocks = offered(next())?.map_or(Ok(Vec::new()), |value| blocks(&value))?;
     let Lasting { agent_version, commands, os, os_id, kernel, block, has_probe } = lasting.clone();
     let facts = GuestFacts {

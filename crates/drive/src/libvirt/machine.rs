@@ -9,6 +9,7 @@ use scale::plan::Act;
 use scale::setting::SettingName;
 use scale::sight::{Event, Look, Sight};
 use scale::time::Moment;
+use scale::wanted::Scope;
 
 use super::act::Hand;
 use super::domain::Domain;
@@ -38,6 +39,7 @@ pub struct LibvirtMachine {
     reach: Reach,
     clock: Clock,
     lasting: Option<observe::Lasting>,
+    scope: Scope,
     /// When the last act was sent.
     changed: Moment,
     names: Names,
@@ -129,6 +131,7 @@ impl LibvirtMachine {
             reach,
             clock,
             lasting: None,
+            scope: Scope::ALL,
             changed: clock.now(),
             names: Names::new(),
         })
@@ -181,10 +184,14 @@ impl Hypervisor for LibvirtMachine {
         self.clock.now()
     }
 
+    fn attend(&mut self, scope: Scope) {
+        self.scope = scope;
+    }
+
     async fn observe(&mut self) -> Result<Observed, ObserveError> {
         refuse_while_held(self.hand.domain(), self.hand.lane()).await?;
-        let mut seen =
-            observed(&self.monitor, &mut self.lasting, &mut self.reach, &self.clock, &self.names).await?;
+        let LibvirtMachine { monitor, reach, clock, lasting, names, scope, .. } = self;
+        let mut seen = observed(monitor, lasting, reach, clock, names, *scope).await?;
         self.hand.definition.gone_from(&seen).await;
         nics::overlay(&self.hand, &mut seen.nics).await;
         Ok(seen)

@@ -1,14 +1,16 @@
 //! A machine on plain QEMU: the monitor, the guest's agent and the host behind the driver seam. What to do is told
 //! from above; how each question and act is put is in `observe`, `look` and `act`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use scale::limits::Limits;
-use scale::observed::{Guest, Observed};
+use scale::observed::{Guest, Known, Observed};
 use scale::plan::Act;
 use scale::sight::{Event, Look, Sight};
 use scale::time::{Moment, Span};
+use scale::wanted::Scope;
 use tokio::time::Instant;
 
 use super::monitor::{Line, Monitor};
@@ -32,6 +34,7 @@ pub struct QmpMachine {
     /// How long the guest may take to empty one memory block.
     block: Duration,
     lasting: Option<observe::Lasting>,
+    scope: Scope,
     /// When the last act was sent.
     changed: Moment,
 }
@@ -94,6 +97,7 @@ impl QmpMachine {
             clock,
             block: duration(limits.offline_block),
             lasting: None,
+            scope: Scope::ALL,
             changed: clock.now(),
         })
     }
@@ -106,21 +110,28 @@ impl QmpMachine {
     }
 }
 
-/// Everything there is to know through `monitor` and `reach`, at `clock`'s time. `names` are those that a manager has
-/// given to disks.
+/// Everything in `scope` that is to be known through `monitor` and `reach`, at `clock`'s time. `names` are those that a
+/// manager has given to disks.
 pub(crate) async fn observed(
     monitor: &Monitor,
     lasting: &mut Option<observe::Lasting>,
     reach: &mut Reach,
     clock: &Clock,
     names: &Names,
+    scope: Scope,
 ) -> Result<Observed, ObserveError> {
     let told = async {
-        let guest = facts::gather(reach).await;
-        (guest, disk::observe(monitor, Some(reach), names).await)
+        let guest = facts::gather(reach, scope).await;
+        let disks = match scope.disks {
+            true => disk::observe(monitor, Some(reach), names).await,
+            false => Ok(disk::Seen { disks: Known::default(), tools: BTreeSet::new() }),
+        };
+        (guest, disks)
     };
+    let power = async { if scope.power { power::read(monitor).await } else { Ok(Known::default()) } };
+    let nics = async { if scope.nics { nics::observe(monitor).await } else { Ok(Known::default()) } };
     let (seen, (mut guest, disks), power, nics) =
-        tokio::join!(observe::observe(monitor, lasting), told, power::read(monitor), nics::observe(monitor));
+        tokio::join!(observe::observe(monitor, lasting), told, power, nics);
     let (mut seen, mut nics) = (seen?, nics?);
     nics::named_by_guest(&mut nics, &guest);
     figures(monitor, &mut seen, &guest).await?;
@@ -159,8 +170,13 @@ impl Hypervisor for QmpMachine {
         self.clock.now()
     }
 
+    fn attend(&mut self, scope: Scope) {
+        self.scope = scope;
+    }
+
     async fn observe(&mut self) -> Result<Observed, ObserveError> {
-        observed(&self.monitor, &mut self.lasting, &mut self.reach, &self.clock, &Names::new()).await
+        let QmpMachine { monitor, reach, clock, lasting, scope, .. } = self;
+        observed(monitor, lasting, reach, clock, &Names::new(), *scope).await
     }
 
     async fn look(&mut self, look: &Look) -> Result<Sight, ObserveError> {

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use drive::{ApplyError, Hypervisor};
-use scale::observed::{AutoOnline, Guest, GuestFacts, MemBlock};
+use scale::observed::{AutoOnline, Guest, GuestFacts, Known, MemBlock};
 use scale::plan::{Act, Zone};
 use scale::sight::{GuestView, Look, Sight};
 use scale::time::Span;
-use scale::units::Bytes;
+use scale::units::{Bytes, Change};
+use scale::wanted::{Scope, Wanted};
 use serde_json::{Value, json};
 
 use crate::fake::{Answer, Party, Q35, Table, debian, no, open, yes};
@@ -175,6 +176,28 @@ async fn without_an_agent_the_guest_is_not_asked() {
     assert!(matches!(sight, Sight::Blocks(Some(GuestView::Unasked(_)))), "{sight:?}");
     let sight = machine.look(&Look::Blocks("nothing".into())).await.expect("looked");
     assert_eq!(sight, Sight::Blocks(None));
+}
+
+#[tokio::test]
+async fn a_wish_for_memory_asks_for_no_disk_and_no_nic() {
+    let (qemu, agent) = (Party::play(Table::recorded(Q35)), Party::play(debian()));
+    let mut machine = open(&qemu, Some(&agent)).await;
+    let asked = || [qemu.heard_names(), agent.heard_names()].concat();
+    let beside = ["query-block", "query-cpus-fast", "guest-network-get-interfaces", "guest-exec"];
+    let wanted = Wanted { memory: Some(Change::Grow(Bytes::gib(1))), ..Wanted::default() };
+    machine.attend(wanted.scope());
+    let seen = machine.observe().await.expect("observed");
+    assert_eq!(asked().iter().find(|command| beside.contains(&command.as_str())), None);
+    assert_eq!((seen.power, seen.disks, seen.nics), (Known::default(), Known::default(), Known::default()));
+    assert!(seen.guest.heard().is_some_and(|facts| facts.meminfo.is_some() && !facts.vcpus.is_empty()));
+    machine.attend(Scope::ALL);
+    machine.observe().await.expect("observed");
+    let all = asked();
+    assert!(
+        ["query-block", "guest-network-get-interfaces"]
+            .iter()
+            .all(|command| all.contains(&(*command).into()))
+    );
 }
 
 #[tokio::test]

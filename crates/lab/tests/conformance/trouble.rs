@@ -10,6 +10,7 @@ use scale::plan::{Act, Plan};
 use scale::sight::{Event, Look, Sight};
 use scale::time::{Moment, Span};
 use scale::units::Bytes;
+use scale::wanted::Scope;
 use tokio::sync::Notify;
 
 /// A user thinks for longer than a plan is taken for fresh.
@@ -49,6 +50,10 @@ impl<H: Hypervisor> Meddled<H> {
 impl<H: Hypervisor> Hypervisor for Meddled<H> {
     fn now(&self) -> Moment {
         self.driver.now()
+    }
+
+    fn attend(&mut self, scope: Scope) {
+        self.driver.attend(scope);
     }
 
     async fn observe(&mut self) -> Result<Observed, ObserveError> {
@@ -115,6 +120,10 @@ impl<H: Hypervisor> Mortal<H> {
 impl<H: Hypervisor> Hypervisor for Mortal<H> {
     fn now(&self) -> Moment {
         self.driver.now()
+    }
+
+    fn attend(&mut self, scope: Scope) {
+        self.driver.attend(scope);
     }
 
     async fn observe(&mut self) -> Result<Observed, ObserveError> {

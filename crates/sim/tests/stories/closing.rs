@@ -12,7 +12,7 @@ use scale::report::{Report, Verdict};
 use scale::sight::{Event, Look, Sight};
 use scale::time::{Moment, Span};
 use scale::units::Bytes;
-use scale::wanted::Wanted;
+use scale::wanted::{Scope, Wanted};
 use sim::{Lie, Link, Mood, World, finish};
 
 /// A connection that counts the observations made through it.
@@ -24,6 +24,10 @@ struct Counted<'w> {
 impl Hypervisor for Counted<'_> {
     fn now(&self) -> Moment {
         self.link.now()
+    }
+
+    fn attend(&mut self, scope: Scope) {
+        self.link.attend(scope);
     }
 
     async fn observe(&mut self) -> Result<Observed, ObserveError> {

@@ -12,7 +12,7 @@ use scale::run::Record;
 use scale::sight::{Event, Look, Sight};
 use scale::time::{Moment, Span};
 use scale::units::{Bytes, Change};
-use scale::wanted::Wanted;
+use scale::wanted::{Scope, Wanted};
 use sim::{Link, World, finish};
 use std::cell::Cell;
 use std::future::pending;
@@ -237,6 +237,10 @@ struct Mortal<'w> {
 impl Hypervisor for Mortal<'_> {
     fn now(&self) -> Moment {
         self.link.now()
+    }
+
+    fn attend(&mut self, scope: Scope) {
+        self.link.attend(scope);
     }
 
     async fn observe(&mut self) -> Result<Observed, ObserveError> {
