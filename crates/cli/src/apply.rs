@@ -63,7 +63,8 @@ impl Ended {
 pub(crate) async fn carry_out(asked: &Request, consent: Consent, live_only: bool) -> Result<Ended, Failure> {
     let limits = Limits::default();
     let vm = &asked.machine.vm;
-    let Reached { mut driver, key } = open(&asked.machine, Some(&asked.wanted), live_only, &limits).await?;
+    let Reached { mut driver, key, .. } =
+        open(&asked.machine, Some(&asked.wanted), live_only, &limits).await?;
     let mut journal = journal(&key)?;
     let voice = match (asked.machine.output.json, std::io::stderr().is_terminal() && screen::is_terminal()) {
         (true, _) => Voice::Silent,

@@ -15,13 +15,17 @@ use crate::{screen, wire};
 /// Carries the command out; its exit status.
 pub(crate) fn run(machine: &Machine) -> Result<u8, Failure> {
     let limits = Limits::default();
-    let (seen, history) = block_on(async {
+    let (seen, history, definition) = block_on(async {
         let mut reached = open(machine, None, false, &limits).await?;
         let history = history(&reached.key)?;
-        Ok::<_, Failure>((observe(&mut reached.driver, &history).await?, history))
+        let seen = observe(&mut reached.driver, &history).await?;
+        Ok::<_, Failure>((seen, history, definition::of(&reached).await))
     })?;
     if machine.output.json {
-        let seen = wire::observed::Observed::of(&seen, history.open(), None);
+        let seen = wire::observed::Observed {
+            definition: definition.document(),
+            ..wire::observed::Observed::of(&seen, history.open(), None)
+        };
         screen::say(&wire::Document::Observed(Box::new(seen)).render());
         return Ok(DONE);
     }
@@ -31,8 +35,7 @@ pub(crate) fn run(machine: &Machine) -> Result<u8, Failure> {
     if machine.agent.is_none() && matches!(machine.vm, Address::Qmp(_)) {
         text.push_str("Name the guest agent's socket with --agent PATH, and the guest itself is asked.\n");
     }
-    #[cfg(feature = "libvirt")]
-    text.push_str(&next_start(&machine.vm, room, &limits));
+    text.push_str(&definition.text(&address, room));
     let reader = Reader { now: seen.at, zone: TimeZone::system(), room };
     if let Some(open) = open_run(&history, &address, None, &reader) {
         text.push('\n');
@@ -44,13 +47,56 @@ pub(crate) fn run(machine: &Machine) -> Result<u8, Failure> {
 
 /// How the definition of a machine of libvirt's differs from what runs, if it does. That it cannot be told is said as well.
 #[cfg(feature = "libvirt")]
-fn next_start(vm: &Address, room: usize, limits: &Limits) -> String {
-    let Address::Libvirt(domain) = vm else { return String::new() };
-    let apart = block_on(async { Ok::<_, Failure>(crate::kept::find(domain, limits).await?.apart().await) });
-    match apart {
-        Ok(Ok(Some(apart))) => crate::show::reconcile::observed(&vm.to_string(), &apart, room),
-        Ok(Ok(None)) => String::new(),
-        Ok(Err(error)) => crate::show::paragraph("definition not known: ", &error.to_string(), room),
-        Err(error) => crate::show::paragraph("definition not known: ", &error.to_string(), room),
+mod definition {
+    use drive::libvirt::{Apart, ApartError};
+
+    use crate::show::{paragraph, reconcile};
+    use crate::target::Reached;
+    use crate::wire::observed::Definition;
+
+    pub(super) struct Known(Result<Option<Apart>, ApartError>);
+
+    pub(super) async fn of(reached: &Reached) -> Known {
+        Known(match &reached.kept {
+            Some(kept) => kept.apart().await,
+            None => Ok(None),
+        })
+    }
+
+    impl Known {
+        pub(super) fn text(&self, vm: &str, room: usize) -> String {
+            match &self.0 {
+                Ok(Some(apart)) => reconcile::observed(vm, apart, room),
+                Ok(None) => String::new(),
+                Err(error) => paragraph("definition not known: ", &error.to_string(), room),
+            }
+        }
+
+        pub(super) fn document(&self) -> Option<Definition> {
+            self.0.as_ref().ok().and_then(Option::as_ref).map(Definition::from)
+        }
+    }
+}
+
+/// There is none without libvirt.
+#[cfg(not(feature = "libvirt"))]
+mod definition {
+    use crate::target::Reached;
+    use crate::wire::observed::Definition;
+
+    pub(super) struct Known;
+
+    pub(super) async fn of(_: &Reached) -> Known {
+        Known
+    }
+
+    impl Known {
+        pub(super) fn text(&self, _: &str, _: usize) -> String {
+            String::new()
+        }
+
+        pub(super) fn document(&self) -> Option<Definition> {
+            None
+        }
     }
 }

@@ -27,6 +27,9 @@ pub(crate) struct Reached {
     pub(crate) driver: Driver,
     /// What its journal is found by.
     pub(crate) key: String,
+    /// Where libvirt keeps it, if it does.
+    #[cfg(feature = "libvirt")]
+    pub(crate) kept: Option<drive::libvirt::Kept>,
 }
 
 /// Connects to the machine, for a resize as `wanted` or to look at it. With `live_only`, the definition of one that
@@ -49,7 +52,12 @@ pub(crate) async fn open(
                 driver = QmpMachine::open(socket, machine.agent.as_deref(), limits) => driver?,
                 busy = held_meanwhile(&key) => return Err(busy),
             };
-            Ok(Reached { driver: Driver::Qmp(Box::new(driver)), key })
+            Ok(Reached {
+                driver: Driver::Qmp(Box::new(driver)),
+                key,
+                #[cfg(feature = "libvirt")]
+                kept: None,
+            })
         }
         Address::Libvirt(domain) => {
             without_agent(machine.agent.as_deref())?;
@@ -83,7 +91,7 @@ async fn of_libvirt(
     refuse_while_held(&key)?;
     let driver = crate::kept::drive(&kept, &machine.vm, wanted, limits).await?;
     let driver = if live_only { driver.live_only() } else { driver };
-    Ok(Reached { driver: Driver::Libvirt(Box::new(driver)), key })
+    Ok(Reached { driver: Driver::Libvirt(Box::new(driver)), key, kept: Some(kept) })
 }
 
 #[cfg(not(feature = "libvirt"))]

@@ -38,6 +38,10 @@ async fn what_another_hand_did_live_only_is_in_the_guest_and_in_the_definition_a
     let (status, out, err) = supple(&libvirtd, &state, "observe web1");
     assert_eq!(status, 0, "{err}");
     assert!(out.contains("`supple reconcile web1` makes it follow what runs"), "{out}");
+    let (_, out, _) = supple(&libvirtd, &state, "observe web1 --json");
+    let seen: Value = serde_json::from_str(&out).unwrap();
+    let apart = seen["observed"]["definition"]["apart"].as_array().unwrap();
+    assert!(apart.len() == 2 && apart.iter().all(|one| one["mend"].is_string()), "{apart:?}");
     let (status, _, err) = supple(&libvirtd, &state, "reconcile web1");
     assert!(status == 2 && err.contains("--yes"), "{err}");
     assert_eq!(definition().await, first, "changed without consent");

@@ -39,10 +39,49 @@ pub(crate) struct Observed {
     pub(crate) host: Host,
     /// Where QEMU, the guest and the journal differ.
     pub(crate) differences: Vec<Difference>,
+    /// How the machine's definition in libvirt differs from what runs; null where it has none, or it is not known.
+    pub(crate) definition: Option<Definition>,
     /// Removals that the guest has neither done nor refused.
     pub(crate) pending: Vec<Pending>,
     /// A run that has begun and not ended; null where there is none.
     pub(crate) open: Option<Open>,
+}
+
+/// How a definition differs from what runs.
+#[derive(Debug, Serialize)]
+#[cfg_attr(not(feature = "libvirt"), allow(dead_code, reason = "plain QEMU keeps no definition"))]
+pub(crate) struct Definition {
+    /// What the definition did not follow.
+    pub(crate) apart: Vec<Apart>,
+    /// What the next start brings: prepared, and meant so.
+    pub(crate) waits: Vec<String>,
+}
+
+/// One difference.
+#[derive(Debug, Serialize)]
+#[cfg_attr(not(feature = "libvirt"), allow(dead_code, reason = "as above"))]
+pub(crate) struct Apart {
+    /// The difference.
+    pub(crate) what: String,
+    /// What `supple reconcile` does about it; null where a person must.
+    pub(crate) mend: Option<String>,
+    /// What a person must do; null where nothing.
+    pub(crate) by_hand: Option<String>,
+}
+
+#[cfg(feature = "libvirt")]
+impl From<&drive::libvirt::Apart> for Definition {
+    fn from(found: &drive::libvirt::Apart) -> Definition {
+        let mends = found.mends.iter().map(|mend| (&mend.drift, Some(mend.what()), None));
+        let by_hand = found.by_hand.iter().map(|(drift, why)| (drift, None, Some(why.clone())));
+        let all = mends.chain(by_hand);
+        Definition {
+            apart: all
+                .map(|(drift, mend, by_hand)| Apart { what: drift.to_string(), mend, by_hand })
+                .collect(),
+            waits: found.waits.iter().map(ToString::to_string).collect(),
+        }
+    }
 }
 
 /// The machine.
@@ -171,6 +210,7 @@ impl Observed {
             guest: Guest::of(seen),
             host: Host::from(&seen.host),
             differences: drift(seen).into_iter().map(Difference::from).collect(),
+            definition: None,
             pending: seen.pending.iter().map(Pending::from).collect(),
             open: open.map(|open| Open::of(open, process)),
         }

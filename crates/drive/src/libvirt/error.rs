@@ -19,6 +19,11 @@ impl Error {
         Self { code: Code::from(code), domain, message: shown(message) }
     }
 
+    /// True where another call held the domain for too long (libvirt 9.0 and 11.3, `virDomainObjBeginJobInternal`).
+    pub fn is_held(&self) -> bool {
+        self.code == Code::OperationTimeout && self.message.contains("cannot acquire state change lock")
+    }
+
     /// A failure on our side of the call.
     pub(super) fn own(code: Code, message: &str) -> Self {
         Self { code, domain: 0, message: shown(message) }
@@ -99,5 +104,18 @@ impl From<i32> for Code {
             113 => Self::AgentFailed,
             other => Self::Other(other),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_that_another_call_holds_is_told_from_a_guest_that_is_slow() {
+        let told = |message: &str| Error::new(68, 10, message).is_held();
+        assert!(told("Timed out during operation: cannot acquire state change lock (held by monitor=x)"));
+        assert!(!told("Timed out during operation: vcpu unplug request timed out"));
+        assert!(!Error::new(1, 10, "cannot acquire state change lock").is_held());
     }
 }
