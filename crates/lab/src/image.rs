@@ -46,7 +46,7 @@ const ROOTS: [&str; 14] = [
 const MODULES: [&str; 5] = ["virtio_pci", "virtio_console", "virtio_balloon", "virtio_mem", "virtio_net"];
 
 /// The kernel modules of disks and of what lies on them.
-const DISK_MODULES: [&str; 15] = [
+const DISK_MODULES: [&str; 16] = [
     "virtio_blk",
     "virtio_scsi",
     "sd_mod",
@@ -59,6 +59,7 @@ const DISK_MODULES: [&str; 15] = [
     "dm_crypt",
     "dm_thin_pool",
     "aes_generic",
+    "ecb",
     "xts",
     "sha256_generic",
     "algif_skcipher",
@@ -66,7 +67,7 @@ const DISK_MODULES: [&str; 15] = [
 
 /// The programs of disks, by their places in the packages: those that a guest's administrator has, and those that make
 /// what the tests grow.
-const DISK_PROGRAMS: [&str; 13] = [
+const DISK_PROGRAMS: [&str; 14] = [
     "sbin/blkid",
     "sbin/cryptsetup",
     "sbin/dmsetup",
@@ -77,6 +78,7 @@ const DISK_PROGRAMS: [&str; 13] = [
     "sbin/mkfs.xfs",
     "usr/sbin/xfs_growfs",
     "usr/sbin/xfs_db",
+    "usr/bin/flock",
     "usr/bin/partx",
     "bin/btrfs",
     "sbin/mkfs.btrfs",

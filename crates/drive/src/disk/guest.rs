@@ -49,6 +49,15 @@ pub(super) struct Shown {
     pub(super) tools: BTreeSet<Tool>,
 }
 
+impl Shown {
+    /// The device that is found by this name in /dev or /dev/mapper.
+    fn named(&self, name: &str) -> Option<String> {
+        let is_it = |device: &Device| device.mapped.as_ref().is_some_and(|mapped| mapped.name == name);
+        let mut found = self.devices.iter().filter(|(kernels, device)| *kernels == name || is_it(device));
+        found.next().map(|(name, _)| name.clone())
+    }
+}
+
 /// A block device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Device {
@@ -151,9 +160,9 @@ pub(super) fn read(text: &str) -> Shown {
     }
     // Of a file system that is seen at more places than one, the first at which all of it is seen.
     mounts.sort_by_key(|(is_part, ..)| *is_part);
-    for (_, numbers, mount) in mounts {
-        if let Some(name) = names.get(&numbers) {
-            all.mounts.entry(name.clone()).or_insert(mount);
+    for (_, on, mount) in mounts {
+        if let Some(name) = names.get(&on).cloned().or_else(|| all.named(last_part(&on))) {
+            all.mounts.entry(name).or_insert(mount);
         }
     }
     all
@@ -233,7 +242,7 @@ mod tests {
              B\tvda1\t2095104\t2048\t1\t\t\t/devices/pci0000:00/0000:00:05.0/virtio2/block/vda/vda1\t\t\n\
              B\tdm-0\t800\t\t\tvg-root\tLVM-abc\t/devices/virtual/block/dm-0\t\tvda1 vdb\n\
              M\t254:1\t/sub\text4\t/part\t4096\t1000\nM\t254:1\t/\text4\t/srv/my data\t4096\t1000\nN\tvda1\t254:1\n\
-             I\t/dev/vda1\text4\nP\tvda\tgpt\nV\t  /dev/vdb|vg|4096|0\nS\t/dev/vdc\nF\tvdd\tvde\nF\tvdf\n\
+             M\t/dev/mapper/vg-root\t/@\tbtrfs\t/sub\t4096\t10\nI\t/dev/vda1\text4\nP\tvda\tgpt\nV\t  /dev/vdb|vg|4096|0\nS\t/dev/vdc\nF\tvdd\tvde\nF\tvdf\n\
              T\tgrowpart\nT\trm\nB\tbad\tx\nnothing\n",
         );
         let root = &shown.devices["vda1"];
@@ -241,6 +250,7 @@ mod tests {
         assert_eq!(shown.devices["vda"].serial.as_deref(), Some("SER0"));
         assert_eq!(shown.devices["dm-0"].below, ["vda1", "vdb"]);
         let mount = &shown.mounts["vda1"];
+        assert_eq!(shown.mounts["dm-0"].at, "/sub", "known by its device, not by numbers");
         assert_eq!((mount.at.as_str(), mount.size), ("/srv/my data", Some(Bytes::new(4_096_000))));
         let volume = Volume { group: "vg".into(), size: Bytes::new(4096), free: Bytes::ZERO };
         assert_eq!(shown.volumes["/dev/vdb"], volume);

@@ -57,11 +57,7 @@ while read -r id parent numbers root place rest; do
     # The kernel writes spaces in it as \040.
     case $place in *%*) continue ;; *\\*) place=$(printf "$place") ;; esac
     # A btrfs has numbers of its own: it is known by its device.
-    if [ "$kind" = btrfs ]; then
-        source=$(readlink -f "$source")
-        first "/sys/class/block/${source##*/}/dev"
-        numbers=$value
-    fi
+    [ "$kind" = btrfs ] && numbers=$(readlink -f "$source")
     set -- $(stat -f -c '%S %b' "$place" 2> /dev/null)
     say M "$numbers" "$root" "$kind" "$place" "$1" "$2"
 done < /proc/self/mountinfo
