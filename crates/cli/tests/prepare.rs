@@ -40,6 +40,12 @@ async fn a_machine_without_room_is_prepared_started_and_grown_and_all_of_it_is_t
     let before = desk.definition().await;
     assert!(!before.contains("<maxMemory"), "{before}");
     let wish = "prepare web1 --max-memory 8G --slots 8 --max-vcpus 3";
+    let words = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (status, _, err) = desk.supple("plan web1 --memory 8G --vcpus 3");
+    let err = words(err);
+    assert!(status == 2 && err.contains("COLD web1 does not run (shut off)"), "{err}");
+    assert!(err.contains("its next start has 512 MiB of memory and 1 vCPU"), "{err}");
+    assert!(err.contains("`supple prepare web1 --max-memory 8GiB --max-vcpus 3`"), "{err}");
 
     let (status, out, err) = desk.supple(&format!("{wish} --dry-run"));
     assert_eq!(status, 0, "{out}{err}");
@@ -62,6 +68,9 @@ async fn a_machine_without_room_is_prepared_started_and_grown_and_all_of_it_is_t
     assert_eq!(desk.definition().await, after);
 
     let guest = desk.libvirtd.start_defined("web1", &small()).await.unwrap();
+    let (status, out, err) = desk.supple("list");
+    assert_eq!(status, 0, "{err}");
+    assert!(out.contains("memory 512 MiB to 8 GiB (8 slots free), vCPUs 1 to 3"), "{out}");
     let (status, out, err) = desk.supple("apply web1 --memory 1G --vcpus 2 --live-only --yes");
     assert_eq!(status, 0, "{out}{err}");
     assert_eq!(guest.witness().nproc().await.unwrap(), 2);
