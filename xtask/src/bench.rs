@@ -15,3 +15,13 @@ pub(crate) fn bench() -> Result<(), Failed> {
 pub(crate) fn layout() -> Result<(), Failed> {
     cargo(&["run", "--quiet", "--release", "--locked", "--package", "scale", "--example", "layout"], &[])
 }
+
+/// Many random resizes of one machine of libvirt's, with nothing apart at the end: `times`, by `seed`.
+pub(crate) fn drift(times: &str, seed: &str) -> Result<(), Failed> {
+    setup()?;
+    let supple = program("supple", "release")?;
+    cargo(
+        &["run", "--quiet", "--release", "--locked", "--package", "lab", "--", "drift", &supple, times, seed],
+        &[],
+    )
+}

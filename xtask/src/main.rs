@@ -23,6 +23,8 @@ usage: cargo xtask CHORE
   test [ARGS]    setup, then all tests; ARGS go to `cargo test`
   bench          setup, then measurements beside the least that could be done
   bench layout   only the DIMM layout, beside the rules of other managers; no guest
+  bench drift [TIMES [SEED]]
+                 random resizes of one machine of libvirt's (1000), with nothing apart at the end
   check          formatting, lints and documentation
   guest          boot a guest to try `supple` on, until Ctrl-C
 ";
@@ -35,6 +37,9 @@ fn main() -> ExitCode {
         ["demo"] => demo::demo(),
         ["bench"] => bench::bench(),
         ["bench", "layout"] => bench::layout(),
+        ["bench", "drift"] => bench::drift("1000", "1"),
+        ["bench", "drift", times] => bench::drift(times, "1"),
+        ["bench", "drift", times, seed] => bench::drift(times, seed),
         ["test", rest @ ..] => test::test(rest),
         ["check"] => check::check(),
         ["guest"] => guest::guest(),

@@ -19,8 +19,14 @@ async fn main() -> ExitCode {
         ["run"] => run().await,
         ["demo", supple] => demo::demo(supple.as_ref()).await,
         ["bench", supple] => bench::bench(supple.as_ref()).await,
+        ["drift", supple, times, seed] => match (times.parse(), seed.parse()) {
+            (Ok(times), Ok(seed)) => bench::libvirt::drift(supple.as_ref(), times, seed).await,
+            (_, _) => Err(anyhow::anyhow!("usage: lab drift SUPPLE TIMES SEED, both of them numbers")),
+        },
         ["raw", job @ ..] => bench::raw::run(job),
-        _ => Err(anyhow::anyhow!("usage: lab prepare | run | demo SUPPLE | bench SUPPLE")),
+        _ => Err(anyhow::anyhow!(
+            "usage: lab prepare | run | demo SUPPLE | bench SUPPLE | drift SUPPLE TIMES SEED"
+        )),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

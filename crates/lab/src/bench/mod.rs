@@ -3,6 +3,7 @@
 //! These machines are shared and noisy: only ratios within one run mean anything, save for bounds that are far away. So
 //! the two sides of a row take turns on the same guest, each goes first as often as the other, and medians count.
 
+pub(crate) mod libvirt;
 mod planning;
 pub(crate) mod raw;
 mod table;
@@ -29,6 +30,7 @@ const PAIRS: usize = 3;
 pub(crate) async fn bench(supple: &Path) -> Result<()> {
     let mut rows = vec![startup(supple)?, planning::planning()];
     rows.extend(on_guests(supple).await?);
+    rows.extend(libvirt::rows(supple).await?);
     table::print(&rows);
     let missed = rows.iter().filter(|row| !row.holds).count();
     ensure!(missed == 0, "{missed} bounds missed");
