@@ -2,9 +2,10 @@
 //! knows no zones. A zone that was insisted on is never replaced by another; where one is replaced, that is remarked on.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use scale::plan::Zone;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::exec::{self, End, ExecError, Output};
 use super::facts::{self, BLOCKS};
@@ -20,6 +21,9 @@ const OUTPUT: usize = 256 * 1024;
 /// The longest content of `valid_zones`: the names of two zones and then some.
 const ZONES: usize = 64;
 
+/// After so long a block that refused the movable zone is asked once more before it goes elsewhere.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// The zone that Linux calls so.
 const MOVABLE: &str = "Movable";
 
@@ -32,7 +36,13 @@ pub async fn online(reach: &mut Reach, blocks: &[u64], zone: Zone, until: Instan
         Zone::Default => onlining::online(reach, blocks, until).await,
         Zone::Movable => movable_only(reach, blocks, until).await,
         Zone::PreferMovable => {
-            let refused = write_states(reach, blocks, "online_movable", until).await?;
+            let mut refused = write_states(reach, blocks, "online_movable", until).await?;
+            if !refused.is_empty() && left(until) > AGAIN {
+                // A kernel that is still busy with the plugging may refuse what it takes a moment later; in its own zone
+                // the block might never come out again.
+                sleep(AGAIN).await;
+                refused = write_states(reach, &numbers(&refused), "online_movable", until).await?;
+            }
             instead(reach, &numbers(&refused), &BTreeMap::new(), until).await
         }
         Zone::AsBefore => as_before(reach, blocks, until).await,

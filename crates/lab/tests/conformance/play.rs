@@ -1,6 +1,6 @@
 //! A stage with a user and a journal: what the user's commands do, and that what they report is so.
 
-use drive::journal::{FileJournal, Journal};
+use drive::journal::{FileJournal, Journal, JournalError};
 use drive::resize::{self, Party, ResizeError};
 use lab::Yes;
 use scale::limits::Limits;
@@ -9,6 +9,8 @@ use scale::report::{Report, Verdict};
 use scale::time::Span;
 use scale::units::{Bytes, Change};
 use scale::wanted::Wanted;
+use std::thread::sleep;
+use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::stage::{Make, Size, Stage};
@@ -32,7 +34,14 @@ impl<S: Stage> Play<S> {
     }
 
     pub(crate) fn journal(&self) -> FileJournal {
-        FileJournal::open(self.state.path(), "guest").unwrap()
+        // A lock is inherited by what another test starts, for the moment until that is a program of its own.
+        for _ in 0..200 {
+            match FileJournal::open(self.state.path(), "guest") {
+                Err(JournalError::Held { .. }) => sleep(Duration::from_millis(10)),
+                opened => return opened.unwrap(),
+            }
+        }
+        panic!("the journal is held by another for two seconds")
     }
 
     /// `supple apply --yes`.
