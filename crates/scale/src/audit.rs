@@ -217,6 +217,7 @@ impl Auditor<'_> {
         self.require(step.deadline.as_millis() > 0, Kind::NoDeadline, || {
             format!("no time is left to {}", step.act)
         });
+        self.disks_last(&step.act);
         self.table(step);
         self.act(step);
         let now = self.ledger.sizes();

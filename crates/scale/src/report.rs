@@ -258,7 +258,8 @@ impl Account {
             }
         };
         self.look_again(seen.ok());
-        for lack in self.lacks(&guest) {
+        let changed = if self.done { achieved.map(|now| self.changed_since(now)) } else { None };
+        for lack in self.lacks(&guest).into_iter().chain(changed.into_iter().flatten()) {
             self.note_held_back(lack);
         }
         let verdict = achieved.map_or(Verdict::Failed, |sizes| self.judge(sizes));
@@ -308,6 +309,24 @@ impl Account {
             .into_iter()
             .chain(vcpus.map(|(asked, online)| format!("the guest uses {online} of {asked} vCPUs")))
             .collect()
+    }
+
+    /// What every step had reached and is so no more.
+    fn changed_since(&self, now: Sizes) -> Vec<String> {
+        let Asked { memory, vcpus, .. } = self.asked;
+        let memory = memory.filter(|asked| *asked != now.memory).map(|_| format!("memory is {}", now.memory));
+        let vcpus =
+            vcpus.filter(|asked| *asked != now.vcpus).map(|_| format!("there are {} vCPUs", now.vcpus));
+        let disks = self.disks.iter().filter_map(|report| {
+            let now = report.achieved.filter(|now| *now != report.asked)?;
+            Some(format!("disk {} is at {now}", report.disk))
+        });
+        let settings = self.settings.iter().filter(|setting| !setting.is_reached()).map(|setting| {
+            let now = setting.achieved.as_ref().map_or("not known".to_owned(), Setting::value);
+            format!("{} is {now}", setting.asked.name())
+        });
+        let all = memory.into_iter().chain(vcpus).chain(disks).chain(settings);
+        all.map(|what| format!("{what} now: something else has changed it meanwhile")).collect()
     }
 
     fn judge(&self, achieved: Sizes) -> Verdict {

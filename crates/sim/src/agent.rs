@@ -105,6 +105,7 @@ impl World {
                 self.online_vcpus_up_to(*count as usize);
                 Ok(())
             }
+            Act::GrowInGuest { disk, device, layer, tool } => self.grow_layer(disk, device, layer, *tool),
             Act::CreateBackend { .. }
             | Act::DeleteBackend { .. }
             | Act::PlugDimm { .. }
@@ -116,8 +117,7 @@ impl World {
             | Act::UnplugVcpu { .. }
             | Act::AwaitOnline { .. }
             | Act::Set { .. }
-            | Act::GrowDisk { .. }
-            | Act::GrowInGuest { .. } => unreachable!("{act} is not the agent's"),
+            | Act::GrowDisk { .. } => unreachable!("{act} is not the agent's"),
         }
     }
 
@@ -131,6 +131,10 @@ impl World {
         };
         if matches!(act, Act::MakeKnown { .. }) && !commands.contains("guest-file-write") {
             let why = "Command guest-file-write has been disabled: the command is not allowed";
+            return Err(ApplyError::Refused(why.into()));
+        }
+        if matches!(act, Act::GrowInGuest { .. }) && !commands.contains("guest-exec") {
+            let why = "Command guest-exec has been disabled: the command is not allowed";
             return Err(ApplyError::Refused(why.into()));
         }
         let movable = matches!(act, Act::OnlineBlocks { zone: Zone::Movable | Zone::PreferMovable, .. });

@@ -64,6 +64,8 @@ pub(crate) enum Happening {
     SizeEvent,
     /// The agent gets to an act that was sent while it was silent.
     AgentActs(Act),
+    /// The host makes the machine's taps anew.
+    RemakeTaps,
     /// The guest restarts.
     Reset,
     /// The guest has restarted.

@@ -3,6 +3,7 @@
 use crate::clock::{Happening, pace};
 use crate::mood::Mood;
 use crate::world::World;
+use scale::disk::Tool;
 use scale::observed::blocks_of;
 use scale::plan::Zone;
 use scale::time::Moment;
@@ -38,6 +39,8 @@ pub(crate) struct Guest {
     pub(crate) probe: bool,
     /// What the agent can do.
     pub(crate) commands: BTreeSet<String>,
+    /// The programs that it has for growing what lies on a disk.
+    pub(crate) tools: BTreeSet<Tool>,
     /// Set while the guest restarts.
     pub(crate) booting_until: Option<Moment>,
 }
@@ -209,7 +212,7 @@ impl World {
             | Happening::Balloon
             | Happening::AgentActs(_)
             | Happening::Booted => false,
-            Happening::SizeEvent | Happening::Reset | Happening::Vanish(_) => true,
+            Happening::SizeEvent | Happening::Reset | Happening::RemakeTaps | Happening::Vanish(_) => true,
         });
         self.guest.blocks.retain(|_, b| b.owner.is_empty());
         self.guest.tables = Bytes::ZERO;
@@ -227,6 +230,7 @@ impl World {
     pub(crate) fn booted(&mut self) {
         self.note("guest: up again");
         self.guest.booting_until = None;
+        self.look_at_disks();
         let deaf = self.is(&Mood::NeedsProbe);
         let dimms: Vec<_> = self
             .qemu

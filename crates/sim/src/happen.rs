@@ -21,6 +21,7 @@ impl World {
                 let done = self.agent_acts(&act, self.clock.now + crate::clock::pace::BOOT);
                 self.note(format!("agent, late: {act}: {done:?}"));
             }
+            Happening::RemakeTaps => self.remake_taps(),
             Happening::Reset => self.reset(),
             Happening::Booted => self.booted(),
             Happening::Vanish(why) => self.vanish(&why),

@@ -6,14 +6,17 @@
 //! makes the connection and the guest difficult by chance that a seed repeats.
 //!
 //! What it will not do: emulate. It keeps the rules that a resizer meets (QEMU's refusals in QEMU's words, the order of
-//! its events, Linux's blocks and zones) and nothing of processors, disks or networks. Rules and texts are those of QEMU
+//! its events, Linux's blocks and zones; limits as they are set and read back, disks as they grow) and moves no data. Rules and texts are those of QEMU
 //! 7.2 and Linux 6.1; real guests are the `lab`'s.
 
 mod agent;
 mod chance;
 mod clock;
+mod disks;
+mod furnish;
 mod guest;
 mod happen;
+mod limits;
 mod link;
 mod mood;
 mod observe;
@@ -25,6 +28,7 @@ mod virtio;
 mod world;
 
 pub use chance::{Chance, Faults};
+pub use furnish::Between;
 pub use link::{Link, finish};
 pub use mood::{Lie, Mood, Pinned};
 pub use world::World;

@@ -4,7 +4,7 @@ use crate::chance::Fate;
 use crate::clock::pace;
 use crate::world::World;
 use drive::{ApplyError, Hypervisor, ObserveError};
-use scale::observed::{Guest, Known, Observed};
+use scale::observed::{Disk, Guest, Known, Observed};
 use scale::plan::Act;
 use scale::sight::{BlocksSight, DimmSight, Event, GuestView, Look, Sight, ZonesSight};
 use scale::time::Moment;
@@ -150,13 +150,13 @@ impl World {
             Act::PlugVcpu { id, driver, props } => self.plug_vcpu(id, driver, props),
             Act::UnplugVcpu { id } => self.unplug_vcpu(id),
             Act::AwaitOnline { .. } => Ok(()),
-            Act::Set { .. } | Act::GrowDisk { .. } | Act::GrowInGuest { .. } => {
-                Err(format!("this machine cannot {act}"))
-            }
+            Act::Set { from, to } => self.set_limit(from, to),
+            Act::GrowDisk { disk, from, to } => self.resize_disk(disk, *from, *to),
             Act::MakeKnown { .. }
             | Act::OnlineBlocks { .. }
             | Act::OfflineBlocks { .. }
-            | Act::OnlineVcpus { .. } => {
+            | Act::OnlineVcpus { .. }
+            | Act::GrowInGuest { .. } => {
                 return self.send_to_agent(act, until);
             }
         };
@@ -210,9 +210,22 @@ impl World {
                 Sight::Vcpu { plugged, guest: GuestView::Unasked("it was not to be asked".into()) }
             }
             Look::Vcpus => Sight::Vcpus(self.ask("guest-get-vcpus", World::said_vcpus)),
-            Look::Setting(_) => Sight::Setting(None),
-            Look::Disk(_) | Look::DiskDevice(_) => Sight::Disk(None),
+            Look::Setting(name) => Sight::Setting(self.setting(name)),
+            Look::Disk(name) => Sight::Disk(self.look_at_disk(name, true)),
+            Look::DiskDevice(name) => Sight::Disk(self.look_at_disk(name, false)),
         }
+    }
+
+    fn look_at_disk(&mut self, name: &str, ask_guest: bool) -> Option<Box<Disk>> {
+        let heard = match ask_guest {
+            true => self.ask("guest-exec", |_| ()),
+            false => GuestView::Unasked("it was not to be asked".into()),
+        };
+        let heard = match &heard {
+            GuestView::Shows(()) => Ok(()),
+            GuestView::Unasked(why) | GuestView::Silent(why) => Err(why.as_str()),
+        };
+        self.said_disks(heard).into_iter().find(|disk| disk.name == name).map(Box::new)
     }
 
     fn look_at_dimm(&mut self, id: &str, ask_guest: bool) -> Option<DimmSight> {

@@ -37,6 +37,18 @@ pub enum Mood {
     FilteredAgent(Vec<String>),
     /// The guest restarts after so long.
     Reboots(Span),
+    /// The host takes no limit.
+    NoLimits,
+    /// The host sets a part of a limit and then fails.
+    HalfLimits,
+    /// The host makes the machine's taps anew after so long: every limit on them is gone.
+    TapsRemade(Span),
+    /// The host's filesystems are full.
+    HostFull,
+    /// The guest does not notice a disk's new size until it restarts.
+    DisksUnnoticed,
+    /// The programs that grow what lies on a disk fail.
+    ToolsFail,
 }
 
 /// Which memory is pinned.
@@ -89,6 +101,20 @@ impl Mood {
     }
 }
 
+impl Mood {
+    /// A mood of disks and limits by chance.
+    pub fn any_of_host(chance: &mut Chance) -> Mood {
+        match chance.below(6) {
+            0 => Mood::NoLimits,
+            1 => Mood::HalfLimits,
+            2 => Mood::TapsRemade(Span::millis(chance.below(3000))),
+            3 => Mood::HostFull,
+            4 => Mood::DisksUnnoticed,
+            _ => Mood::ToolsFail,
+        }
+    }
+}
+
 impl World {
     /// Puts the guest into a mood from now on, beside those that it is in.
     pub fn put(&mut self, mood: Mood) {
@@ -109,7 +135,8 @@ impl World {
         }
         self.spells.clear();
         self.faults = crate::chance::Faults::default();
-        self.clock.forget(|what| !matches!(what, Happening::Reset | Happening::Vanish(_)));
+        self.clock
+            .forget(|what| !matches!(what, Happening::Reset | Happening::RemakeTaps | Happening::Vanish(_)));
     }
 
     fn put_until(&mut self, mood: Mood, until: Option<Moment>) {
@@ -123,6 +150,10 @@ impl World {
                 self.clock.after(*span, Happening::Reset);
                 return;
             }
+            Mood::TapsRemade(span) => {
+                self.clock.after(*span, Happening::RemakeTaps);
+                return;
+            }
             Mood::Refuses(_)
             | Mood::Lies(_)
             | Mood::EjectsLate(_)
@@ -132,7 +163,12 @@ impl World {
             | Mood::NeedsProbe
             | Mood::NotMovable
             | Mood::NoAgent
-            | Mood::FilteredAgent(_) => until,
+            | Mood::FilteredAgent(_)
+            | Mood::NoLimits
+            | Mood::HalfLimits
+            | Mood::HostFull
+            | Mood::DisksUnnoticed
+            | Mood::ToolsFail => until,
         };
         self.note(format!("mood: {mood:?}"));
         self.spells.push(Spell { mood, until });
@@ -183,7 +219,13 @@ impl World {
             | Mood::NotMovable
             | Mood::NoAgent
             | Mood::FilteredAgent(_)
-            | Mood::Reboots(_) => false,
+            | Mood::Reboots(_)
+            | Mood::NoLimits
+            | Mood::HalfLimits
+            | Mood::TapsRemade(_)
+            | Mood::HostFull
+            | Mood::DisksUnnoticed
+            | Mood::ToolsFail => false,
         })
     }
 

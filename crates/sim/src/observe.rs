@@ -81,6 +81,10 @@ impl Qemu {
 impl World {
     pub(crate) fn observed(&mut self) -> Observed {
         let guest = self.said_guest();
+        let disks = self.said_disks(match &guest {
+            Guest::Heard(_) => Ok(()),
+            Guest::Unheard(why) => Err(why),
+        });
         let qemu = &self.qemu;
         let slots = qemu
             .places
@@ -124,9 +128,9 @@ impl World {
                 nodes: qemu.said_nodes(),
             },
             vcpus: Vcpus { slots, removed_before: qemu.vcpu_removed },
-            power: Known::default(),
-            disks: Known::default(),
-            nics: Known::default(),
+            power: self.fittings.power.map_or_else(Known::default, Known::Is),
+            disks: Known::Is(disks),
+            nics: Known::Is(self.fittings.nics.clone()),
             guest,
             host: self.host.clone(),
             pending: Vec::new(),
@@ -174,9 +178,9 @@ impl World {
             meminfo: reads_files.then(|| self.meminfo()),
             auto_online: reads_files.then_some(auto_online),
             has_probe: self.has_probe() && can("guest-file-open") && can("guest-file-write"),
-            commands,
-            tools: BTreeSet::new(),
+            tools: if can("guest-exec") { self.guest.tools.clone() } else { BTreeSet::new() },
             interfaces: Vec::new(),
+            commands,
         }
     }
 }

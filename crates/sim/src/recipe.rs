@@ -8,6 +8,7 @@ use crate::qemu::{Qemu, Stick};
 use crate::vcpus::Place;
 use crate::virtio::{BalloonDevice, VirtioMemDevice};
 use crate::world::World;
+use scale::disk::Tool;
 use scale::observed::{Accel, Backing, DimmKind, Host, Manager, VcpuState, Version, blocks_of};
 use scale::units::Bytes;
 use std::collections::BTreeMap;
@@ -47,6 +48,7 @@ impl World {
             tables: Bytes::ZERO,
             probe: false,
             commands: COMMANDS.map(String::from).into(),
+            tools: Tool::ALL.into(),
             booting_until: None,
         };
         World::of(qemu, guest).boot_memory(Bytes::gib(1)).vcpus(1, 8)

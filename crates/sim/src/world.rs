@@ -3,6 +3,7 @@
 use crate::chance::{Chance, Faults};
 use crate::clock::{Clock, Happening};
 use crate::guest::Guest;
+use crate::limits::Fittings;
 use crate::mood::Spell;
 use crate::qemu::Qemu;
 use scale::observed::Host;
@@ -23,6 +24,7 @@ pub struct World {
     pub(crate) qemu: Qemu,
     pub(crate) guest: Guest,
     pub(crate) host: Host,
+    pub(crate) fittings: Fittings,
     pub(crate) spells: Vec<Spell>,
     pub(crate) chance: Chance,
     pub(crate) faults: Faults,
@@ -39,6 +41,7 @@ impl World {
             qemu,
             guest,
             host: Host::default(),
+            fittings: Fittings::default(),
             spells: Vec::new(),
             chance: Chance::new(0),
             faults: Faults::default(),

@@ -3,12 +3,21 @@
 use super::{Auditor, Kind};
 use crate::disk::{Tool, command};
 use crate::observed::{Disk, Known, Layer, LayerKind, Lies, Pool};
+use crate::plan::Act;
 use crate::units::Bytes;
 
 /// QEMU counts disks in sectors (`BDRV_SECTOR_SIZE`, include/block/block.h, 7.2 and 10.0).
 const SECTOR: Bytes = Bytes::new(512);
 
 impl Auditor<'_> {
+    /// What has no way back waits until all else is done.
+    pub(super) fn disks_last(&mut self, act: &Act) {
+        let of_disks = matches!(act, Act::GrowDisk { .. } | Act::GrowInGuest { .. });
+        let begun = self.ledger.disks_begun;
+        self.require(of_disks || !begun, Kind::Disk, || format!("a disk has grown before one did: {act}"));
+        self.ledger.disks_begun |= of_disks;
+    }
+
     /// `block_resize` asks nothing: a smaller size cuts off what lies there (block.c, 7.2 and 10.0).
     pub(super) fn grow_disk(&mut self, disk: &str, from: Bytes, to: Bytes) {
         let Some(index) = self.ledger.disks.iter().position(|d| d.name == disk) else {
@@ -37,8 +46,7 @@ impl Auditor<'_> {
             self.find(Kind::GuestCannot, format!("nobody sees in the guest what lies on {disk}"));
             return;
         };
-        let way = way_to(&guest.layers, layer);
-        self.require(device == guest.device && way.is_some(), Kind::Disk, || {
+        self.require(device == guest.device && holds(&guest.layers, layer), Kind::Disk, || {
             format!("the guest shows no {} on {device}", layer.name())
         });
         let able = self.seen.guest.heard().is_some_and(|heard| {
@@ -47,11 +55,17 @@ impl Auditor<'_> {
         self.require(able && command(tool, device, layer).is_some(), Kind::GuestCannot, || {
             format!("the guest cannot grow {} with {tool}", layer.name())
         });
-        for below in way.into_iter().flatten() {
-            let done = self.ledger.grown.iter().any(|(on, name)| on == disk && *name == below);
-            self.require(done, Kind::Disk, || {
-                format!("{} is grown before {below}, on which it lies", layer.name())
-            });
+        // What lies below may have grown in an earlier run; it never grows after what lies on it.
+        let name = layer.name();
+        let earlier: Vec<String> = self
+            .ledger
+            .grown
+            .iter()
+            .filter(|(on, above)| on == disk && lies_on(&guest.layers, above, &name))
+            .map(|(_, above)| above.clone())
+            .collect();
+        for above in earlier {
+            self.find(Kind::Disk, format!("{above} is grown before {name}, on which it lies"));
         }
         if let LayerKind::Partition { start, .. } = &layer.kind {
             let behind = guest
@@ -87,18 +101,18 @@ fn pool(lies: &Lies) -> Option<&Pool> {
     }
 }
 
-/// The names of the layers below `wanted`, the lowest first; nothing where it is not among these.
-fn way_to(layers: &[Layer], wanted: &Layer) -> Option<Vec<String>> {
-    for layer in layers {
-        if layer.device == wanted.device && layer.kind == wanted.kind {
-            return Some(Vec::new());
-        }
-        if let Some(mut way) = way_to(&layer.above, wanted) {
-            way.insert(0, layer.name());
-            return Some(way);
-        }
-    }
-    None
+/// True if there is such a layer.
+fn holds(layers: &[Layer], wanted: &Layer) -> bool {
+    let here = |layer: &Layer| layer.device == wanted.device && layer.kind == wanted.kind;
+    layers.iter().any(|layer| here(layer) || holds(&layer.above, wanted))
+}
+
+/// True if the layer called `above` lies on the one called `below`.
+fn lies_on(layers: &[Layer], above: &str, below: &str) -> bool {
+    layers.iter().any(|layer| {
+        let is_above = layer.name() == below && layer.above.iter().any(|one| one.find(above).is_some());
+        is_above || lies_on(&layer.above, above, below)
+    })
 }
 
 /// Why the host cannot hold the disk at this size, where that is certain.

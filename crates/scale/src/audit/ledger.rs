@@ -24,6 +24,8 @@ pub(super) struct Ledger {
     /// An upper bound of the free memory that the guest's kernel can use for itself, where known.
     pub(super) kernel_free: Option<Bytes>,
     pub(super) disks: Vec<Disk>,
+    /// True once a step has grown a disk or what lies on one.
+    pub(super) disks_begun: bool,
     /// Disk and layer of what was grown in the guest.
     pub(super) grown: Vec<(String, String)>,
     pub(super) settings: Vec<Setting>,
@@ -115,6 +117,7 @@ impl Ledger {
             }),
             kernel_free: info.map(|i| i.available),
             disks: seen.disks().to_vec(),
+            disks_begun: false,
             grown: Vec::new(),
             settings: seen.settings(),
             nics_with_ips: seen

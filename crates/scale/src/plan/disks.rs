@@ -128,7 +128,16 @@ fn hears<'a>(scene: &Scene<'_>, disk: &'a Disk, to: Bytes) -> Result<&'a GuestDi
     }
     let short = guest.device.trim_start_matches("/dev/");
     let (why, by_hand) = match disk.bus {
-        DiskBus::Virtio | DiskBus::VirtioScsi => return Ok(guest),
+        // It is told when the disk grows; of one that has grown already it will not be told again.
+        DiskBus::Virtio | DiskBus::VirtioScsi if to > disk.size => return Ok(guest),
+        DiskBus::Virtio => (
+            "the guest has not taken notice of its size",
+            "restart the guest, then run this again".to_owned(),
+        ),
+        DiskBus::VirtioScsi => (
+            "the guest has not taken notice of its size",
+            format!("in the guest: echo 1 > /sys/class/block/{short}/device/rescan; then run this again"),
+        ),
         DiskBus::Scsi => (
             "only virtio-scsi tells a guest of a new size",
             format!("in the guest: echo 1 > /sys/class/block/{short}/device/rescan; then run this again"),

@@ -200,6 +200,16 @@ fn a_guest_that_is_not_told_learns_it_later() {
 }
 
 #[test]
+fn a_size_that_the_guest_missed_is_told() {
+    let mut seen = furnished();
+    vda(&mut seen).size = Bytes::gib(40);
+    left(&seen, "40G", &["has not taken notice", "restart the guest"]);
+    vda(&mut seen).bus = DiskBus::VirtioScsi;
+    left(&seen, "40G", &["has not taken notice", "rescan"]);
+    assert_eq!(words(&planned(&seen, &size("vda", "50G"))).len(), 3, "of another growth it is told");
+}
+
+#[test]
 fn what_was_cut_short_is_taken_up_where_it_stands() {
     let mut seen = furnished();
     vda(&mut seen).size = Bytes::gib(40);

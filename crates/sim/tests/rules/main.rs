@@ -1,6 +1,7 @@
 //! The world keeps the rules of QEMU and Linux that a resizer meets. Each claim here stands for a fact of
 //! docs/qemu.md that was seen on real machines or read in their sources.
 
+mod dimensions;
 mod guest;
 mod moods;
 mod qemu;

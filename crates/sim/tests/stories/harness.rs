@@ -113,7 +113,7 @@ impl Stage {
 
     /// What a user does who is told what stands in the way: a removal that is still asked of the guest is asked for
     /// again, and a DIMM that never appeared in the guest is taken out.
-    fn follow_the_way_out(&mut self) {
+    pub(crate) fn follow_the_way_out(&mut self) {
         let seen = self.observe();
         let going = |id: &str| seen.pending.iter().any(|p| p.device.id() == id);
         let dimms: Bytes = seen.memory.dimms.iter().filter(|d| going(&d.id)).map(|d| d.size).sum();

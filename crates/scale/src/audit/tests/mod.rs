@@ -2,6 +2,7 @@
 //! in the files beside this one.
 
 mod known;
+mod limits;
 mod memory;
 mod rules;
 
