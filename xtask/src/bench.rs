@@ -7,8 +7,18 @@ use crate::setup::setup;
 pub(crate) fn bench() -> Result<(), Failed> {
     setup()?;
     layout()?;
+    storm()?;
     let supple = program("supple", "release")?;
     cargo(&["run", "--quiet", "--release", "--locked", "--package", "lab", "--", "bench", &supple], &[])
+}
+
+/// Ten thousand lives of machines in memory, every dimension at once, and the invariants that must hold after each command.
+fn storm() -> Result<(), Failed> {
+    let words = ["test", "--quiet", "--release", "--locked", "--package", "sim", "--test", "storm"];
+    cargo(
+        &[&words[..], &["no_life_breaks_an_invariant", "--", "--nocapture"]].concat(),
+        &[("STORM_SEEDS", "10000")],
+    )
 }
 
 /// The layout alone: pure arithmetic, without guests.
