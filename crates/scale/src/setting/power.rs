@@ -42,9 +42,9 @@ impl Millicpus {
         self.0
     }
 
-    /// The CFS quota in microseconds that grants this within each `period` of microseconds.
+    /// The CFS quota in whole microseconds that grants this within each `period` of microseconds, the nearest there is.
     pub const fn quota(self, period: u64) -> u64 {
-        (self.0 as u64).saturating_mul(period) / 1000
+        (self.0 as u64).saturating_mul(period).saturating_add(500) / 1000
     }
 
     /// What a CFS quota grants: the nearest thousandth, so that [`Millicpus::quota`] is read back as what it was
