@@ -42,6 +42,7 @@ pub(super) async fn rows(supple: &Path) -> Result<Vec<Row>> {
             }
         }
         drop(guest);
+        libvirtd.virsh(&["undefine", NAME]).await?;
     }
     let beside = ("virsh, scripted", median(virsh));
     let mut rows = vec![Row::ratio("apply +1 GiB DIMM on libvirt", median(ours), beside, 1.0)];
