@@ -26,6 +26,7 @@ const LEVEL: Duration = Duration::from_secs(30);
 pub struct DomainGuest {
     inside: Inside,
     name: String,
+    agent: bool,
     daemon: Arc<Daemon>,
     _ticket: Ticket,
 }
@@ -33,16 +34,19 @@ pub struct DomainGuest {
 impl DomainGuest {
     pub(crate) async fn start(daemon: &Arc<Daemon>, name: &str, agent: bool) -> Result<Self> {
         let ticket = Ticket::take(&Cache::open()?).await?;
-        let dir = daemon.guest_dir(name);
-        daemon.virsh(&["start", name]).await?;
-        match up(daemon, name, agent).await {
-            Ok(inside) => Ok(Self { inside, name: name.to_owned(), daemon: daemon.clone(), _ticket: ticket }),
-            Err(error) => {
-                let said = inside::last_words(&dir);
-                daemon.destroy(name);
-                Err(anyhow!("{error:#}\n{said}"))
-            }
-        }
+        let inside = started(daemon, name, agent).await?;
+        Ok(Self { inside, name: name.to_owned(), agent, daemon: daemon.clone(), _ticket: ticket })
+    }
+
+    /// Ends the domain at once, if it runs, and starts it anew by its definition. Clients of the old guest's service
+    /// are to be finished before.
+    ///
+    /// # Errors
+    /// It does not start, or the guest is not up in time; the error ends with its last words.
+    pub async fn start_anew(&mut self) -> Result<()> {
+        self.daemon.destroy(&self.name);
+        self.inside = started(&self.daemon, &self.name, self.agent).await?;
+        Ok(())
     }
 
     /// The domain's name.
@@ -120,6 +124,22 @@ impl Drop for DomainGuest {
             eprintln!("{}", inside::last_words(&self.daemon.guest_dir(&self.name)));
         }
         self.daemon.destroy(&self.name);
+    }
+}
+
+/// Starts a domain and waits until its guest is up.
+async fn started(daemon: &Daemon, name: &str, agent: bool) -> Result<Inside> {
+    let dir = daemon.guest_dir(name);
+    // libvirt writes on at the end of what an earlier guest of this domain said.
+    inside::forget(&dir)?;
+    daemon.virsh(&["start", name]).await?;
+    match up(daemon, name, agent).await {
+        Ok(inside) => Ok(inside),
+        Err(error) => {
+            let said = inside::last_words(&dir);
+            daemon.destroy(name);
+            Err(anyhow!("{error:#}\n{said}"))
+        }
     }
 }
 

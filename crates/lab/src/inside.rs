@@ -4,6 +4,7 @@
 //! own. It will not resize anything: that is what is tested.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -75,6 +76,14 @@ pub(crate) fn is_up(dir: &Path) -> Result<bool> {
     let said = read(&dir.join(place::CONSOLE));
     ensure!(!said.contains("Kernel panic"), "the guest's kernel panicked");
     Ok(said.contains(UP))
+}
+
+/// Forgets what an earlier guest below `dir` has said.
+pub(crate) fn forget(dir: &Path) -> Result<()> {
+    match fs::remove_file(dir.join(place::CONSOLE)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// True if the guest's service answers at `http`.

@@ -12,7 +12,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -25,7 +26,7 @@ use crate::cache::{Cache, key};
 use crate::domain_guest::DomainGuest;
 use crate::eventually::eventually;
 use crate::libvirt::Libvirt;
-use crate::machine::Process;
+use crate::machine::{Process, end};
 use crate::recipe::{Generation, Parts, Recipe};
 use crate::spawn::spawn;
 
@@ -36,6 +37,9 @@ const START: Duration = Duration::from_secs(60);
 
 /// More than any command of `virsh` should take that does not wait for a guest.
 const VIRSH: Duration = Duration::from_secs(60);
+
+/// How long a domain may take to end.
+const DESTROY: Duration = Duration::from_secs(20);
 
 /// A libvirtd that runs, and all domains that it started. Dropped, all of it is killed.
 #[derive(Debug)]
@@ -209,12 +213,20 @@ impl Daemon {
         Ok(String::from_utf8_lossy(&done.stdout).trim_end().to_owned())
     }
 
-    /// Ends a domain at once, if it runs.
+    /// Ends a domain at once, if it runs. A libvirtd that is stuck is not waited for: all ends with it.
     pub(crate) fn destroy(&self, name: &str) {
         let mut command = self.libvirt.virsh();
         command.args(["--quiet", "--connect", &self.uri(), "destroy", name]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let Ok(mut virsh) = command.spawn() else { return };
+        let until = Instant::now() + DESTROY;
         // It fails where there is nothing to end.
-        let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        while matches!(virsh.try_wait(), Ok(None)) {
+            if Instant::now() >= until {
+                return end(&mut virsh);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// libvirtd's process id as the host counts: the child of that name of process 1.

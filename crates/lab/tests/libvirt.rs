@@ -1,102 +1,40 @@
-//! What only machines of libvirt's have, on a real libvirtd with real guests. The stories that they share with all others
-//! are in `conformance`.
+//! What the driver for libvirt is made of, on a real libvirtd with real guests. Whole resizes are in `conformance`.
 
 use std::time::Duration;
 
-use drive::domxml::Drift;
-use drive::journal::MemoryJournal;
 use drive::libvirt::{
     AgentLine, Closed, Connection, Event, Events, Heard, LibvirtMachine, OpenError, Pool, State, Xml,
 };
-use drive::resize::resize;
-use drive::{ApplyError, Hypervisor, ObserveError};
-use lab::{Agent, DomainGuest, Libvirtd, Onlining, Recipe, Yes};
+use drive::{ApplyError, Hypervisor};
+use lab::{Agent, Libvirtd, Recipe};
 use scale::limits::Limits;
 use scale::observed::{Guest, Manager};
 use scale::plan::Act;
-use scale::report::{Report, Verdict};
 use scale::time::Span;
-use scale::units::{Bytes, Change};
-use scale::wanted::Wanted;
+use scale::units::Bytes;
 use serde_json::Value;
 use tokio::time::Instant;
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// A libvirtd, a guest in it, and Supple's driver for that.
-struct Stage {
-    machine: LibvirtMachine,
-    guest: DomainGuest,
-    libvirtd: Libvirtd,
-}
-
-async fn stage(recipe: Recipe) -> Stage {
-    let libvirtd = Libvirtd::start().await.unwrap();
-    let guest = libvirtd.boot("web1", &recipe).await.unwrap();
-    let machine = LibvirtMachine::open(&libvirtd.connect_uri(), "web1", &Limits::default()).await.unwrap();
-    Stage { machine, guest, libvirtd }
-}
-
-impl Stage {
-    async fn resize(&mut self, wanted: Wanted) -> Report {
-        let mut journal = MemoryJournal::default();
-        resize(&mut self.machine, &mut journal, wanted, &Limits::default(), &mut Yes).await.unwrap()
-    }
-
-    async fn apply(&mut self, act: Act) -> Result<(), ApplyError> {
-        let until = self.machine.now() + Span::secs(60);
-        self.machine.apply(&act, until).await
-    }
-}
-
-fn memory(size: Bytes) -> Wanted {
-    Wanted { memory: Some(Change::To(size)), ..Wanted::default() }
-}
-
-#[tokio::test]
-async fn a_dimm_that_an_administrator_attached_is_removed_from_both_descriptions() {
-    let mut stage = stage(Recipe::i440fx().onlining(Onlining::KernelMovable)).await;
-    let before = stage.guest.witness().mem_total().await.unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("dimm.xml");
-    let xml = "<memory model='dimm'><target><size unit='MiB'>256</size><node>0</node></target></memory>";
-    std::fs::write(&file, xml).unwrap();
-    let file = file.display().to_string();
-    stage.libvirtd.virsh(&["attach-device", "web1", &file, "--live", "--config"]).await.unwrap();
-    lab::eventually("the guest has it", SOON, async || {
-        Ok((stage.guest.witness().mem_total().await? > before + Bytes::mib(250)).then_some(()))
-    })
-    .await
-    .unwrap();
-    let report = stage.resize(memory(Bytes::mib(512))).await;
-    assert_eq!(report.verdict, Verdict::Proven, "{report:#?}");
-    assert_eq!(stage.machine.not_followed(), [""; 0]);
-    stage.guest.is_level().await.unwrap();
-    let (live, next) = stage.guest.described().await.unwrap();
-    assert_eq!((live.memory_devices, next.memory_devices), (vec![], vec![]));
-}
-
-#[tokio::test]
-async fn live_only_leaves_the_next_boot_as_it_is() {
-    let mut stage = stage(Recipe::q35()).await;
-    stage.machine = stage.machine.live_only();
-    let report = stage.resize(memory(Bytes::mib(768))).await;
-    assert_eq!(report.verdict, Verdict::Proven, "{report:#?}");
-    assert_eq!(stage.guest.described().await.unwrap().1.memory_devices, []);
-    let drifted = stage.guest.drifted().await.unwrap();
-    assert!(drifted.iter().any(|drift| matches!(drift, Drift::OnlyLive { .. })), "{drifted:?}");
+async fn apply(machine: &mut LibvirtMachine, act: Act) -> Result<(), ApplyError> {
+    let until = machine.now() + Span::secs(60);
+    machine.apply(&act, until).await
 }
 
 #[tokio::test]
 async fn a_guest_without_agent_is_told_as_such_and_what_libvirt_makes_is_not_made_apart() {
-    let mut stage = stage(Recipe::q35().agent(Agent::Absent)).await;
-    let seen = stage.machine.observe().await.unwrap();
+    let libvirtd = Libvirtd::start().await.unwrap();
+    let guest = libvirtd.boot("web1", &Recipe::q35().agent(Agent::Absent)).await.unwrap();
+    let mut machine =
+        LibvirtMachine::open(&libvirtd.connect_uri(), "web1", &Limits::default()).await.unwrap();
+    let seen = machine.observe().await.unwrap();
     let Guest::Unheard(why) = &seen.guest else { panic!("{:?}", seen.guest) };
     assert!(why.contains("libvirt does not reach the guest agent"), "{why}");
     assert!(seen.host.qemu_pid.is_some(), "its QEMU is on this host");
     assert_eq!((seen.machine.name.as_deref(), &seen.machine.manager), (Some("web1"), &Manager::Libvirt));
 
-    let refused = stage.apply(Act::DeleteBackend { memdev: "ram-node0".into() }).await.unwrap_err();
+    let refused = apply(&mut machine, Act::DeleteBackend { memdev: "ram-node0".into() }).await.unwrap_err();
     assert!(
         matches!(&refused, ApplyError::Refused(why) if why.contains("libvirt makes and frees")),
         "{refused}"
@@ -109,11 +47,11 @@ async fn a_guest_without_agent_is_told_as_such_and_what_libvirt_makes_is_not_mad
         node: 0,
         addr: None,
     };
-    let refused = stage.apply(plug(99, Bytes::mib(256))).await.unwrap_err();
+    let refused = apply(&mut machine, plug(99, Bytes::mib(256))).await.unwrap_err();
     assert!(matches!(&refused, ApplyError::Refused(why) if why.contains("slot '99'")), "{refused}");
-    let refused = stage.apply(plug(0, Bytes::mib(257))).await.unwrap_err();
+    let refused = apply(&mut machine, plug(0, Bytes::mib(257))).await.unwrap_err();
     assert!(matches!(&refused, ApplyError::Refused(why) if why.contains("256 MiB or 258 MiB")), "{refused}");
-    assert_eq!(stage.guest.drifted().await.unwrap(), []);
+    assert_eq!(guest.drifted().await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -128,34 +66,6 @@ async fn a_machine_that_cannot_be_driven_says_why() {
     assert!(none.to_string().contains("knows no machine 'web2'"), "{none}");
     let nobody = LibvirtMachine::open("qemu+unix:///system?socket=/nonexistent", "web1", &limits).await;
     assert!(nobody.unwrap_err().to_string().contains("/nonexistent"));
-}
-
-#[tokio::test]
-async fn a_machine_that_libvirt_is_at_work_on_is_refused_at_once() {
-    let mut stage = stage(Recipe::q35()).await;
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("dump").display().to_string();
-    let dump = ["dump", "web1", &file, "--memory-only"];
-    let since = Instant::now();
-    let (dumped, refused) = tokio::join!(stage.libvirtd.virsh(&dump), async {
-        lab::eventually("a job is in the way", SOON, async || {
-            match stage.machine.observe().await {
-                Err(ObserveError::Unreachable(why)) => Ok(Some(Ok(why))),
-                Err(ObserveError::Nonsense(why)) => anyhow::bail!(why),
-                // It was over before it was seen.
-                Ok(_) if since.elapsed() > Duration::from_secs(20) => Ok(Some(Err(()))),
-                Ok(_) => Ok(None),
-            }
-        })
-        .await
-        .unwrap()
-    });
-    dumped.unwrap();
-    match refused {
-        Ok(why) => assert!(why.contains("a memory dump"), "{why}"),
-        Err(()) => assert!(since.elapsed() > Duration::from_secs(20)),
-    }
-    assert!(stage.machine.observe().await.is_ok(), "and afterwards it is as before");
 }
 
 #[tokio::test]

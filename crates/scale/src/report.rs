@@ -258,7 +258,8 @@ impl Account {
             }
         };
         self.look_again(seen.ok());
-        let changed = if self.done { achieved.map(|now| self.changed_since(now)) } else { None };
+        let changed =
+            if self.done && self.whole { achieved.map(|now| self.changed_since(now)) } else { None };
         for lack in self.lacks(&guest).into_iter().chain(changed.into_iter().flatten()) {
             self.note_held_back(lack);
         }

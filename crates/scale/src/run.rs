@@ -245,6 +245,19 @@ struct Job {
     missing: String,
 }
 
+impl Job {
+    /// True where the act was refused and yet there is something of the name that it was to make: somebody else made it.
+    /// A vCPU is as good from anybody, and so is a DIMM of the same size that libvirt has made with its memory.
+    fn is_anothers(&self, sight: &Sight) -> bool {
+        let serves = match (&self.act, sight) {
+            (Act::PlugDimm { brings: Some(size), .. }, Sight::Dimm(Some(dimm))) => dimm.device.size == *size,
+            (Act::PlugDimm { .. } | Act::CreateBackend { .. }, _) => false,
+            _whatever_made_it_so => true,
+        };
+        !serves && matches!(self.refused, Some(Outcome::Refused { by_guest: false, .. }))
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Stage {
     Intend,
@@ -368,7 +381,7 @@ impl Run {
         let Some(job) = &mut self.job else { return };
         job.looked = true;
         match sight.map(|sight| job.proof.judge(sight, job.acknowledged)) {
-            Ok(Judgement::Holds(strength)) => {
+            Ok(Judgement::Holds(strength)) if !sight.is_ok_and(|sight| job.is_anothers(sight)) => {
                 let took = now.since(job.sent);
                 job.stage = Stage::Conclude(Outcome::Proven { strength, took });
                 return;
@@ -378,6 +391,8 @@ impl Run {
                 job.stage = Stage::Conclude(job.refused.take().unwrap_or(refused));
                 return;
             }
+            // Refused, and there all the same: the refusal stands.
+            Ok(Judgement::Holds(_)) => {}
             Ok(Judgement::NotYet(missing)) => job.missing = missing,
             Err(why) => job.missing = why.to_owned(),
         }
@@ -420,6 +435,7 @@ impl Run {
             self.outcomes[step] = Some(outcome.clone());
         }
         let pending = job.act.has_no_cancel() && matches!(outcome, Outcome::Overdue { .. });
+        let never_was = job.act.makes() && matches!(outcome, Outcome::Refused { by_guest: false, .. });
         let why = match outcome {
             Outcome::Lost { why } => {
                 self.end = Some(End::Lost { step, why });
@@ -440,19 +456,20 @@ impl Run {
             None => {
                 self.broken = Some(Broken { step, why, pending, left_behind: Vec::new() });
                 if !pending {
-                    self.undo = self.undo_of_group(step);
+                    self.undo = self.undo_of_group(step, never_was);
                 }
             }
         }
         self.take_up_undo();
     }
 
-    /// The undo of the group that `step` broke: its own first, then that of the group's earlier steps, newest first.
-    /// Kept in reverse, so that the next one is at the end.
-    fn undo_of_group(&self, step: usize) -> Vec<Place> {
+    /// The undo of the group that `step` broke: its own first, unless what it was to make never was, then that of the
+    /// group's earlier steps, newest first. Kept in reverse, so that the next one is at the end.
+    fn undo_of_group(&self, step: usize, never_was: bool) -> Vec<Place> {
         let group = self.plan.steps[step].group;
         let mut places = Vec::new();
-        for index in (0..=step).rev().take_while(|i| self.plan.steps[*i].group == group) {
+        let last = if never_was { step } else { step + 1 };
+        for index in (0..last).rev().take_while(|i| self.plan.steps[*i].group == group) {
             places.extend(
                 (0..self.plan.steps[index].undo.len()).map(|nth| Place { step: index, undo: Some(nth) }),
             );

@@ -260,6 +260,23 @@ fn a_group_that_breaks_is_taken_back_in_reverse() {
 }
 
 #[test]
+fn what_was_refused_to_be_made_is_somebody_elses_and_not_taken_back() {
+    let refused = |act: &Act| matches!(act, Act::PlugDimm { .. }).then_some(Fate::RefusedByQemu);
+    let (run, _, sent) = tell(grow_and_shrink(), refused);
+    assert!(matches!(run.end(), Some(End::Broken { step: 1, .. })));
+    assert_eq!(
+        names(&sent[2..]),
+        ["give host memory supple-mem0 back"],
+        "its own backend goes, no DIMM does"
+    );
+    let (run, _, sent) = tell(grow_and_shrink(), |act| {
+        matches!(act, Act::CreateBackend { .. }).then_some(Fate::RefusedByQemu)
+    });
+    assert!(matches!(run.end(), Some(End::Broken { step: 0, .. })));
+    assert_eq!(sent.len(), 1, "{:?}", names(&sent));
+}
+
+#[test]
 fn a_group_that_is_whole_is_kept() {
     let (run, _, sent) = tell(grow_and_shrink(), |act| {
         matches!(act, Act::OfflineBlocks { .. }).then_some(Fate::RefusedByQemu)

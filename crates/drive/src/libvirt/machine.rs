@@ -19,7 +19,7 @@ use super::kept::{FindError, Kept};
 use super::nics;
 use super::passthrough::Passthrough;
 use super::pool::{CallError, Lane};
-use super::terms::{Job, State, Xml};
+use super::terms::{State, Xml};
 use crate::disk::Names;
 use crate::domxml;
 use crate::guest::reach::Reach;
@@ -69,6 +69,14 @@ pub enum OpenError {
         /// What it does.
         state: State,
     },
+    /// libvirt is at work on it, and asks QEMU nothing until that is over.
+    #[error("{name}: {}", held(.what))]
+    Held {
+        /// The domain's name.
+        name: String,
+        /// What libvirt does.
+        what: &'static str,
+    },
     /// Its description makes no sense.
     #[error("the description of {name} makes no sense: {why}")]
     Description {
@@ -80,6 +88,12 @@ pub enum OpenError {
     /// Its monitor cannot be asked.
     #[error(transparent)]
     Monitor(#[from] QmpError),
+}
+
+/// What keeps a domain from being driven.
+enum Hindrance {
+    NotRunning(State),
+    Held(&'static str),
 }
 
 /// What is asked of a domain before it is driven.
@@ -107,10 +121,11 @@ impl LibvirtMachine {
         let name = kept.name();
         let untold = |source| OpenError::Untold { name: name.clone(), source };
         let told = kept.call("a look at the domain", ask).await.map_err(untold)?;
-        let told = told.map_err(|state| OpenError::NotRunning {
-            uri: kept.uri().to_owned(),
-            name: name.clone(),
-            state,
+        let told = told.map_err(|hindrance| match hindrance {
+            Hindrance::NotRunning(state) => {
+                OpenError::NotRunning { uri: kept.uri().to_owned(), name: name.clone(), state }
+            }
+            Hindrance::Held(what) => OpenError::Held { name: name.clone(), what },
         })?;
         let description = domxml::Domain::parse(&told.live)
             .map_err(|error| OpenError::Description { name: name.clone(), why: error.to_string() })?;
@@ -165,11 +180,14 @@ impl LibvirtMachine {
     }
 }
 
-/// What there is to know before driving, or what the domain does instead of running. Blocks as its calls do.
-fn ask(domain: &Domain) -> Result<Result<Before, State>, Error> {
+/// What there is to know before driving, or what is in its way. Blocks as its calls do.
+fn ask(domain: &Domain) -> Result<Result<Before, Hindrance>, Error> {
     let state = domain.state()?;
     if !state.is_there() {
-        return Ok(Err(state));
+        return Ok(Err(Hindrance::NotRunning(state)));
+    }
+    if let Some(what) = domain.job()?.holds() {
+        return Ok(Err(Hindrance::Held(what)));
     }
     Ok(Ok(Before {
         persistent: domain.is_persistent()?,
@@ -245,19 +263,20 @@ impl Hypervisor for LibvirtMachine {
     }
 }
 
-/// A migration, a save and the like keep libvirt from asking QEMU anything for as long as they last: say so instead of
-/// waiting. During a backup it can (`qemuDomainObjSetAsyncJobMask` in `qemuBackupBegin`, 9.0).
 async fn refuse_while_held(domain: &Domain, lane: &Lane) -> Result<(), ObserveError> {
     const LIMIT: Duration = Duration::from_secs(10);
     let domain = domain.clone();
     match lane.call("a question to libvirt", LIMIT, move || domain.job()).await {
-        Ok(Job::Running(what)) if what != "a backup" => Err(ObserveError::Unreachable(format!(
-            "libvirt is at work on {what} of this machine and asks QEMU nothing meanwhile; try again when it is done \
-             (virsh domjobinfo tells)"
-        ))),
-        Ok(Job::Running(_) | Job::None) => Ok(()),
+        Ok(job) => job.holds().map_or(Ok(()), |what| Err(ObserveError::Unreachable(held(what)))),
         Err(error) => Err(ObserveError::Unreachable(error.to_string())),
     }
+}
+
+fn held(what: &str) -> String {
+    format!(
+        "libvirt is at work on {what} of this machine and asks QEMU nothing meanwhile; try again when it is done (virsh \
+         domjobinfo tells)"
+    )
 }
 
 /// What an event means for a run. What libvirt and QEMU both tell is told twice: each is only a cause to look.

@@ -138,6 +138,17 @@ pub enum Job {
     Running(&'static str),
 }
 
+impl Job {
+    /// The job, if it keeps libvirt from asking QEMU anything for as long as it lasts, as a migration, a save and the like
+    /// do. During a backup it can (`qemuDomainObjSetAsyncJobMask` in `qemuBackupBegin`, 9.0).
+    pub fn holds(&self) -> Option<&'static str> {
+        match self {
+            Self::Running(what) if *what != "a backup" => Some(what),
+            Self::Running(_) | Self::None => None,
+        }
+    }
+}
+
 pub(super) const OPERATIONS: [&str; 11] = [
     "a job of an unknown kind",
     "a start",

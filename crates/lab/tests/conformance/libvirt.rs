@@ -1,8 +1,12 @@
 //! A real libvirtd with real guests.
 
+use drive::domxml::Drift;
+use drive::journal::MemoryJournal;
 use drive::libvirt::LibvirtMachine;
-use lab::{DomainGuest, Generation, Libvirtd, Recipe, Service};
+use drive::resize::resize;
+use lab::{DomainGuest, Generation, Libvirtd, Onlining, Recipe, Service, Yes};
 use scale::limits::Limits;
+use scale::report::Verdict;
 use scale::units::Bytes;
 
 use crate::guest::{self, recipe};
@@ -11,9 +15,9 @@ use crate::stage::{Make, SMALL, Size, Stage};
 
 pub(crate) struct Libvirt {
     // Dropped in this order: the guest, then its libvirtd.
-    guest: DomainGuest,
+    pub(crate) guest: DomainGuest,
     service: Service,
-    libvirtd: Libvirtd,
+    pub(crate) libvirtd: Libvirtd,
 }
 
 impl Libvirt {
@@ -22,6 +26,12 @@ impl Libvirt {
         let guest = libvirtd.boot("web1", recipe).await.unwrap();
         let service = guest.watch_service();
         Self { guest, service, libvirtd }
+    }
+
+    /// Ends the domain and starts it by its definition.
+    pub(crate) async fn start_anew(&mut self) {
+        self.guest.start_anew().await.unwrap();
+        self.service = self.guest.watch_service();
     }
 }
 
@@ -85,4 +95,43 @@ async fn newer_generations_do_the_same_or_say_why_not() {
     play.proven(&to_both(Bytes::mib(1024), 2)).await;
     play.proven(&to(SMALL)).await;
     play.stage.end().await;
+}
+
+#[tokio::test]
+async fn a_resize_survives_the_next_start() {
+    let recipe = recipe(Make::Plain).onlining(Onlining::KernelMovable);
+    let mut play = Play::on(Libvirt::with(Generation::System, &recipe).await);
+    let grown = to_both(Bytes::mib(1280), 3);
+    play.proven(&grown).await;
+    let before = play.stage.guest.witness().mem_total().await.unwrap();
+    play.stage.start_anew().await;
+    assert_eq!(play.stage.plugged().await, Size { memory: Bytes::mib(1280), vcpus: 3 });
+    assert_eq!(play.stage.online().await, Size { memory: Bytes::mib(1280), vcpus: 3 });
+    let after = play.stage.guest.witness().mem_total().await.unwrap();
+    assert!(after.max(before).saturating_sub(after.min(before)) < Bytes::mib(64), "{before}, then {after}");
+    play.stage.is_level().await;
+    // What came with the start can go as what was plugged: nothing of it is the machine's own.
+    let report = play.proven(&grown).await;
+    assert!(report.steps.is_empty(), "{report:#?}");
+    play.proven(&to_both(SMALL, 1)).await;
+    play.stage.end().await;
+}
+
+#[tokio::test]
+async fn live_only_leaves_the_next_start_as_it_was() {
+    let recipe = Recipe::i440fx().memory(SMALL);
+    let mut stage = Libvirt::with(Generation::System, &recipe).await;
+    let limits = Limits::default();
+    let mut machine = stage.connect(&limits).await.live_only();
+    let mut journal = MemoryJournal::default();
+    let wanted = to_both(Bytes::mib(768), 2);
+    let report = resize(&mut machine, &mut journal, wanted, &limits, &mut Yes).await.unwrap();
+    assert_eq!(report.verdict, Verdict::Proven, "{report:#?}");
+    drop(machine);
+    let drifted = stage.guest.drifted().await.unwrap();
+    assert!(drifted.iter().any(|drift| matches!(drift, Drift::OnlyLive { .. })), "{drifted:?}");
+    assert!(drifted.iter().any(|drift| matches!(drift, Drift::Vcpus { live: 2, next: 1 })), "{drifted:?}");
+    stage.start_anew().await;
+    assert_eq!(stage.plugged().await, Size { memory: SMALL, vcpus: 1 });
+    stage.is_level().await;
 }

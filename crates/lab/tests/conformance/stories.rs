@@ -1,5 +1,6 @@
 //! The stories. Each gets a machine of its own, and leaves out what only one driver could do.
 
+use std::future::pending;
 use std::time::Duration;
 
 use drive::journal::Journal;
@@ -10,10 +11,11 @@ use scale::report::Verdict;
 use scale::time::Span;
 use scale::units::{Bytes, Change};
 use scale::wanted::{Mechanism, Wanted};
+use tokio::sync::Notify;
 
 use crate::play::{Play, to, to_both};
 use crate::stage::{Make, SMALL, Stage};
-use crate::trouble::{Asked, Death, Meddled, Mortal};
+use crate::trouble::{Asked, At, Meddled, Struck, plug_theirs};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -55,7 +57,9 @@ pub(crate) async fn a_machine_that_changed_while_the_user_thought_is_planned_for
     let (theirs, wanted) = (Bytes::mib(256), to(SMALL + Bytes::mib(512)));
     let (mut asked, mut journal, limits) = (Asked::default(), play.journal(), play.limits.clone());
     let report = {
-        let mut meddled = Meddled::new(play.stage.connect(&limits).await, theirs);
+        let driver = play.stage.connect(&limits).await;
+        let mut meddled =
+            Meddled::new(driver, async |driver: &mut _, seen: &_| plug_theirs(driver, seen, theirs).await);
         resize(&mut meddled, &mut journal, wanted.clone(), &limits, &mut asked).await.unwrap()
     };
     drop(journal);
@@ -113,19 +117,23 @@ pub(crate) async fn a_controller_that_dies_anywhere_is_followed_by_one_that_ends
     // QEMU 7.2 under TCG survives no DIMM change after a vCPU removal, so vCPUs only grow here.
     let sizes = [to_both(Bytes::gib(1), 2), to_both(SMALL, 2)];
     let deaths = [
-        Death::After(1),
-        Death::After(2),
-        Death::Before(2),
-        Death::After(1),
-        Death::After(2),
-        Death::Before(2),
-        Death::Before(1),
-        Death::Before(1),
+        At::After(1),
+        At::After(2),
+        At::Before(2),
+        At::After(1),
+        At::After(2),
+        At::Before(2),
+        At::Before(1),
+        At::Before(1),
     ];
     for (round, death) in deaths.into_iter().enumerate() {
         let wanted = &sizes[round % 2];
         let (mut journal, limits, mut user) = (play.journal(), play.limits.clone(), Yes);
-        let (mut mortal, dead) = Mortal::new(play.stage.connect(&limits).await, death);
+        let dead = Notify::new();
+        let mut mortal = Struck::new(play.stage.connect(&limits).await, death, async || {
+            dead.notify_one();
+            pending().await
+        });
         tokio::select! {
             ended = resize(&mut mortal, &mut journal, wanted.clone(), &limits, &mut user) => {
                 panic!("round {round} was to end with {death:?}: {ended:#?}")

@@ -1,7 +1,5 @@
-//! What befalls a controller: somebody else changes the machine while the user thinks about a plan, or it dies.
-
-use std::future::pending;
-use std::rc::Rc;
+//! What befalls a controller: somebody else changes the machine while the user thinks about a plan, or something happens
+//! in the middle of a run.
 
 use drive::resize::{Party, Progress};
 use drive::{ApplyError, Hypervisor, ObserveError};
@@ -11,35 +9,24 @@ use scale::sight::{Event, Look, Sight};
 use scale::time::{Moment, Span};
 use scale::units::Bytes;
 use scale::wanted::Scope;
-use tokio::sync::Notify;
 
 /// A user thinks for longer than a plan is taken for fresh.
 const THOUGHT: Span = Span::millis(1500);
 
-/// Seen through this, a machine gets one more DIMM right after it was first looked at.
-pub(crate) struct Meddled<H> {
+/// Seen through this, a machine is changed by somebody else right after it was first looked at.
+pub(crate) struct Meddled<H, M> {
     driver: H,
-    theirs: Option<Bytes>,
+    meddler: Option<M>,
 }
 
-impl<H: Hypervisor> Meddled<H> {
-    pub(crate) fn new(driver: H, theirs: Bytes) -> Self {
-        Self { driver, theirs: Some(theirs) }
+impl<H: Hypervisor, M: AsyncFnOnce(&mut H, &Observed)> Meddled<H, M> {
+    pub(crate) fn new(driver: H, meddler: M) -> Self {
+        Self { driver, meddler: Some(meddler) }
     }
 
-    async fn meddle(&mut self, seen: &Observed, size: Bytes) {
-        let until = self.driver.now() + Span::secs(30);
-        let (id, slot, addr) = ("ua-theirs".to_owned(), 7, None);
-        let memdev = format!("mem{id}");
-        let mut plug = Act::PlugDimm { id, memdev: memdev.clone(), brings: None, slot, node: 0, addr };
-        match (&seen.machine.manager, &mut plug) {
-            (Manager::Libvirt, Act::PlugDimm { brings, .. }) => *brings = Some(size),
-            _plain_qemu => {
-                let create = Act::CreateBackend { memdev, size, backing: seen.memory.backing.clone() };
-                self.driver.apply(&create, until).await.unwrap();
-            }
-        }
-        self.driver.apply(&plug, until).await.unwrap();
+    async fn meddle(&mut self, seen: &Observed) {
+        let Some(meddler) = self.meddler.take() else { return };
+        meddler(&mut self.driver, seen).await;
         let thought = self.driver.now() + THOUGHT;
         while self.driver.now() < thought {
             self.driver.watch(thought).await;
@@ -47,7 +34,22 @@ impl<H: Hypervisor> Meddled<H> {
     }
 }
 
-impl<H: Hypervisor> Hypervisor for Meddled<H> {
+/// Plugs a DIMM as somebody else does who has a driver too.
+pub(crate) async fn plug_theirs(driver: &mut impl Hypervisor, seen: &Observed, size: Bytes) {
+    let until = driver.now() + Span::secs(30);
+    let (id, slot, addr) = ("ua-theirs".to_owned(), 7, None);
+    let memdev = format!("mem{id}");
+    let brings = (seen.machine.manager == Manager::Libvirt).then_some(size);
+    if brings.is_none() {
+        let create =
+            Act::CreateBackend { memdev: memdev.clone(), size, backing: seen.memory.backing.clone() };
+        driver.apply(&create, until).await.unwrap();
+    }
+    let plug = Act::PlugDimm { id, memdev, brings, slot, node: 0, addr };
+    driver.apply(&plug, until).await.unwrap();
+}
+
+impl<H: Hypervisor, M: AsyncFnOnce(&mut H, &Observed)> Hypervisor for Meddled<H, M> {
     fn now(&self) -> Moment {
         self.driver.now()
     }
@@ -58,9 +60,7 @@ impl<H: Hypervisor> Hypervisor for Meddled<H> {
 
     async fn observe(&mut self) -> Result<Observed, ObserveError> {
         let seen = self.driver.observe().await?;
-        if let Some(size) = self.theirs.take() {
-            self.meddle(&seen, size).await;
-        }
+        self.meddle(&seen).await;
         Ok(seen)
     }
 
@@ -85,39 +85,38 @@ impl<H: Hypervisor> Hypervisor for Meddled<H> {
     }
 }
 
-/// When a controller dies.
+/// A moment in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Death {
-    /// With its nth act written down and not sent.
+pub(crate) enum At {
+    /// With the nth act written down and not sent.
     Before(usize),
-    /// With its nth act accepted, and nothing more known of it.
+    /// With the nth act accepted, and nothing more known of it.
     After(usize),
 }
 
-/// Seen through this, a machine is lost to its controller for ever at one moment.
-pub(crate) struct Mortal<H> {
+/// Seen through this, a machine is struck at one moment: a blow that does not end is the controller's death.
+pub(crate) struct Struck<H, B> {
     driver: H,
-    death: Death,
+    at: At,
     sent: usize,
-    dead: Rc<Notify>,
+    blow: Option<B>,
 }
 
-impl<H: Hypervisor> Mortal<H> {
-    /// The second is told of the death.
-    pub(crate) fn new(driver: H, death: Death) -> (Self, Rc<Notify>) {
-        let dead = Rc::new(Notify::new());
-        (Self { driver, death, sent: 0, dead: dead.clone() }, dead)
+impl<H: Hypervisor, B: AsyncFnOnce()> Struck<H, B> {
+    pub(crate) fn new(driver: H, at: At, blow: B) -> Self {
+        Self { driver, at, sent: 0, blow: Some(blow) }
     }
 
-    async fn may_die(&self, now: Death) {
-        if self.death == now {
-            self.dead.notify_one();
-            pending::<()>().await;
+    async fn passes(&mut self, now: At) {
+        if self.at == now
+            && let Some(blow) = self.blow.take()
+        {
+            blow().await;
         }
     }
 }
 
-impl<H: Hypervisor> Hypervisor for Mortal<H> {
+impl<H: Hypervisor, B: AsyncFnOnce()> Hypervisor for Struck<H, B> {
     fn now(&self) -> Moment {
         self.driver.now()
     }
@@ -136,9 +135,9 @@ impl<H: Hypervisor> Hypervisor for Mortal<H> {
 
     async fn apply(&mut self, act: &Act, until: Moment) -> Result<(), ApplyError> {
         self.sent += 1;
-        self.may_die(Death::Before(self.sent)).await;
+        self.passes(At::Before(self.sent)).await;
         let answer = self.driver.apply(act, until).await;
-        self.may_die(Death::After(self.sent)).await;
+        self.passes(At::After(self.sent)).await;
         answer
     }
 

@@ -51,6 +51,12 @@ impl Act {
         }
     }
 
+    /// True for an act that makes something under a name. Where it is refused and something of that name is there, somebody
+    /// else made it.
+    pub fn makes(&self) -> bool {
+        matches!(self, Act::CreateBackend { .. } | Act::PlugDimm { .. } | Act::PlugVcpu { .. })
+    }
+
     /// True for a removal that the guest is asked for. QEMU has no command to withdraw it
     /// (hw/acpi/memory_hotplug.c, hw/acpi/cpu.c; 7.2 and 10.0).
     pub fn has_no_cancel(&self) -> bool {

@@ -65,6 +65,12 @@ pub struct Basis {
     /// Every limit that is known.
     #[serde(default)]
     pub settings: Vec<Setting>,
+    /// What the machine does, such as `running`.
+    #[serde(default)]
+    pub state: String,
+    /// What it is busy with.
+    #[serde(default)]
+    pub busy: Vec<String>,
 }
 
 impl Basis {
@@ -80,6 +86,8 @@ impl Basis {
             pending: seen.pending.iter().map(|p| p.device.id().to_owned()).collect(),
             disks: seen.disks().iter().map(|d| (d.name.clone(), d.size)).collect(),
             settings: seen.settings(),
+            state: seen.machine.state.clone(),
+            busy: seen.machine.busy.clone(),
         }
     }
 }
