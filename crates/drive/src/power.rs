@@ -14,10 +14,11 @@ use std::path::{Path, PathBuf};
 use scale::setting::{CpuPower, Millicpus, Setting, Weight};
 
 use crate::ApplyError;
-use groups::{Mount, Version, is_alone, number, unread};
+use groups::{Mount, is_alone, number, unread};
 
 mod groups;
 
+pub(crate) use groups::Version;
 pub use groups::{Files, HostFiles};
 
 /// The period of a limit, in microseconds: the kernel's own.
@@ -72,12 +73,19 @@ pub fn set(files: &impl Files, threads: &Threads, from: CpuPower, to: CpuPower) 
     })
 }
 
+/// Which control groups schedule CPU time here.
+///
+/// # Errors
+/// None do, in words.
+#[cfg(feature = "libvirt")]
+pub(crate) fn version(files: &impl Files) -> Result<Version, String> {
+    Mount::find(files).map(|mount| mount.version)
+}
+
 /// True where a group of ours holds vCPU threads of this process.
 pub fn is_held(files: &impl Files, pid: u32) -> bool {
-    let groups = Mount::find(files)
-        .and_then(|mount| home(files, &mount, pid))
-        .map(|home| files.groups(&home).unwrap_or_default());
-    groups.is_ok_and(|groups| groups.contains(&name(pid)))
+    let home = Mount::find(files).and_then(|mount| home(files, &mount, pid));
+    home.is_ok_and(|home| files.groups(&home).is_ok_and(|groups| groups.contains(&name(pid))))
 }
 
 /// Has vCPU threads that are new join the group that holds the others, if there is one.

@@ -55,6 +55,30 @@ pub(crate) struct Daemon {
     libvirt: Libvirt,
     parts: Parts,
     dir: TempDir,
+    _groups: Option<Groups>,
+}
+
+/// The group that libvirt makes for all of its machines where there is none, and that it never takes away.
+#[derive(Debug)]
+struct Groups {
+    absent: Vec<PathBuf>,
+}
+
+impl Groups {
+    fn note() -> Groups {
+        let mounts = ["", "cpu", "cpuacct", "cpu,cpuacct"].map(|name| Path::new("/sys/fs/cgroup").join(name));
+        let all = mounts.map(|mount| mount.join("machine"));
+        Groups { absent: all.into_iter().filter(|group| !group.exists()).collect() }
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for group in &self.absent {
+            // One that is not there, or that somebody uses now, stays as it is.
+            let _ = fs::remove_dir(group);
+        }
+    }
 }
 
 impl Libvirtd {
@@ -72,6 +96,19 @@ impl Libvirtd {
     /// # Errors
     /// As for [`Libvirtd::start`].
     pub async fn of(generation: Generation) -> Result<Self> {
+        Self::with(generation, None).await
+    }
+
+    /// The same, with control groups of the CPU controller for its domains, which only root may make. They are this
+    /// host's: what libvirt leaves of them when it ends is taken away.
+    ///
+    /// # Errors
+    /// As for [`Libvirtd::start`].
+    pub async fn with_cpu_groups(generation: Generation) -> Result<Self> {
+        Self::with(generation, Some(Groups::note())).await
+    }
+
+    async fn with(generation: Generation, groups: Option<Groups>) -> Result<Self> {
         let found = tokio::task::spawn_blocking(move || {
             let cache = Cache::open()?;
             let libvirt = match generation {
@@ -84,10 +121,16 @@ impl Libvirtd {
         let dir = tempfile::Builder::new().prefix("supple-lab-").tempdir()?;
         let log = File::create(dir.path().join("start.log"))?;
         let mut command = namespaces()?;
-        command.args(["sh", "-c", SCRIPT]).envs(lay_out(dir.path(), &libvirt, &parts, &cache)?);
+        command.args(["sh", "-c", SCRIPT]).envs(lay_out(
+            dir.path(),
+            &libvirt,
+            &parts,
+            &cache,
+            groups.is_some(),
+        )?);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let process = Process::new(spawn(command).context("cannot start unshare (of util-linux)")?);
-        let mut daemon = Daemon { process, libvirt, parts, dir };
+        let mut daemon = Daemon { process, libvirt, parts, dir, _groups: groups };
         daemon.wait().await?;
         Ok(Self { daemon: Arc::new(daemon) })
     }
@@ -276,6 +319,7 @@ fn lay_out(
     libvirt: &Libvirt,
     parts: &Parts,
     cache: &Cache,
+    groups: bool,
 ) -> Result<[(&'static str, String); 4]> {
     for name in ["sock", "etc/libvirt", "conf", "lib", "log", "run", "drivers", "guests"] {
         fs::create_dir_all(dir.join(name))?;
@@ -288,13 +332,14 @@ fn lay_out(
              log_outputs = \"3:file:{shown}/libvirtd.log\"\n"
         ),
     )?;
-    // A namespace has no user but root, and a container no control groups to hand out; there is no virtlogd.
+    // A namespace has no user but root, and a container mostly no control groups to hand out; there is no virtlogd.
+    let groups = if groups { "\"cpu\", \"cpuacct\"" } else { "" };
     let user = if mode() == "system" { "user = \"+0\"\ngroup = \"+0\"\n" } else { "" };
     fs::write(
         dir.join("conf/qemu.conf"),
         format!(
             "security_driver = \"none\"\n{user}dynamic_ownership = 0\nremember_owner = 0\n\
-             clear_emulator_capabilities = 0\nnamespaces = []\ncgroup_controllers = []\nstdio_handler = \"file\"\n"
+             clear_emulator_capabilities = 0\nnamespaces = []\ncgroup_controllers = [{groups}]\nstdio_handler = \"file\"\n"
         ),
     )?;
     let trees: Vec<&Path> = [libvirt.tree(), parts.qemu.tree()].into_iter().flatten().collect();

@@ -34,6 +34,17 @@ pub(crate) const GROUP: Dialect = Dialect {
     no_length: 1,
 };
 
+/// `virDomainSetBlockIoTune` (libvirt-domain.h). A length that stands alone is refused, so none is 0 here
+/// (`qemuDomainSetBlockIoTune`, 9.0 and 11.3).
+#[cfg(feature = "libvirt")]
+pub(crate) const LIBVIRT: Dialect = Dialect {
+    bytes: ["total_bytes_sec", "read_bytes_sec", "write_bytes_sec"],
+    iops: ["total_iops_sec", "read_iops_sec", "write_iops_sec"],
+    burst: ["_max", "_max_length"],
+    size: "size_iops_sec",
+    no_length: 0,
+};
+
 impl Dialect {
     /// The limits, of the numbers that `told` gives for names. A limit of zero is none.
     pub(crate) fn read(&self, told: impl Fn(&str) -> Option<u64>) -> DiskIo {

@@ -37,10 +37,21 @@ pub struct Domain {
     pub agent: Option<AgentChannel>,
     /// What of it is done by devices outside of QEMU.
     pub backends: Backends,
+    /// Its disks, without CD and floppy drives.
+    pub disks: Vec<DiskTarget>,
     /// `sev`, `tdx`, `s390-pv`, ...: memory that the host cannot read.
     pub launch_security: Option<String>,
     /// Arguments that QEMU gets unseen by libvirt, and so by Supple too.
     pub raw_arguments: Vec<String>,
+}
+
+/// What libvirt calls a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskTarget {
+    /// `<target dev=''>`, such as `vda`: the name that libvirt's own commands take. The guest may use another.
+    pub target: String,
+    /// The id of its device in QEMU; only of a machine that runs, or that was given one.
+    pub alias: Option<String>,
 }
 
 /// The memory of a machine.

@@ -23,8 +23,8 @@ pub use cpuset::CpuSet;
 pub use device::{BadDevice, BadRequest, DeviceKind, DeviceWish, device_xml, with_requested};
 pub use document::BadXml;
 pub use domain::{
-    AddressBits, AgentChannel, Backends, Backing, Balloon, Cell, Cpu, CpuTune, Domain, HugePages, MaxMemory,
-    Memory, MemoryDevice, MemoryModel, Slot, Topology, Vcpu, Vcpus,
+    AddressBits, AgentChannel, Backends, Backing, Balloon, Cell, Cpu, CpuTune, DiskTarget, Domain, HugePages,
+    MaxMemory, Memory, MemoryDevice, MemoryModel, Slot, Topology, Vcpu, Vcpus,
 };
 pub use drift::{Drift, drift};
 pub use machine::{Board, Machine};

@@ -59,6 +59,7 @@ pub(super) fn domain(document: &Document<'_>) -> Result<Domain, BadXml> {
         balloon: devices.and_then(devices::balloon),
         agent: devices.and_then(devices::agent),
         backends: devices.map(devices::backends).transpose()?.unwrap_or_default(),
+        disks: devices.map(devices::disks).unwrap_or_default(),
         launch_security: child(root, "launchSecurity").map(|n| attribute(n, "type").unwrap_or_default()),
         raw_arguments: raw_arguments(root),
     })

@@ -12,10 +12,12 @@ use tokio::time::Instant;
 use super::definition::{Definition, Leaving, described, vcpu_number};
 use super::domain::Domain;
 use super::error::{Code, Error};
-use super::nics;
 use super::pool::{CallError, Lane};
 use super::terms::{Affect, Xml};
+use super::{disks, nics, power};
 use crate::ApplyError;
+use crate::disk::Names;
+use crate::disk::act::grow_in_guest;
 use crate::domxml::{DeviceKind, DeviceWish, MemoryDevice, MemoryModel, device_xml, with_requested};
 use crate::guest::onlining;
 use crate::guest::reach::Reach;
@@ -47,12 +49,13 @@ impl Hand {
         &self.lane
     }
 
-    /// Carries out one act by `until`.
+    /// Carries out one act by `until`. `names` are libvirt's of disks.
     pub(super) async fn apply(
         &mut self,
         monitor: &Monitor,
         reach: &mut Reach,
         act: &Act,
+        names: &Names,
         until: Instant,
     ) -> Result<(), ApplyError> {
         match act {
@@ -92,12 +95,38 @@ impl Hand {
             Act::OfflineBlocks { device } => offline(monitor, reach, device, self.block, until).await,
             Act::OnlineVcpus { count } => onlining::online_vcpus(reach, *count, until).await,
             Act::AwaitOnline { .. } => Ok(()),
-            Act::Set { from, to } if matches!(**to, Setting::NicRate { .. } | Setting::IpRate { .. }) => {
-                nics::set(self, monitor, from, to, until).await
+            Act::Set { from, to } => self.set(monitor, from, to, names, until).await,
+            Act::GrowDisk { disk, from, to } => {
+                disks::grow(self, monitor, names, (disk, *from, *to), until).await
             }
-            Act::Set { .. } | Act::GrowDisk { .. } | Act::GrowInGuest { .. } => {
-                Err(ApplyError::Refused(format!("this driver does not {act}")))
+            Act::GrowInGuest { device, layer, tool, .. } => {
+                grow_in_guest(reach, device, layer, *tool, until).await
             }
+        }
+    }
+
+    async fn set(
+        &self,
+        monitor: &Monitor,
+        from: &Setting,
+        to: &Setting,
+        names: &Names,
+        until: Instant,
+    ) -> Result<(), ApplyError> {
+        match (from, to) {
+            (Setting::CpuPower(from), Setting::CpuPower(to)) => {
+                power::set(self, monitor, *from, *to, until).await
+            }
+            (Setting::DiskIo { io: from, .. }, Setting::DiskIo { disk, io: to }) => {
+                disks::limit(self, monitor, names, (disk, from, to), until).await
+            }
+            (
+                _,
+                Setting::NicRate { .. }
+                | Setting::IpRate { .. }
+                | Setting::CpuPower(_)
+                | Setting::DiskIo { .. },
+            ) => nics::set(self, monitor, from, to, until).await,
         }
     }
 

@@ -5,7 +5,7 @@
 //! The functions' types are written here and compared with those of the `virt-sys` bindings when this is compiled.
 #![allow(unsafe_code, reason = "the C library has no safe form")]
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_ulong, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_ulong, c_ulonglong, c_void};
 use std::sync::OnceLock;
 
 use virt_sys as sys;
@@ -94,6 +94,7 @@ library! {
         fn virDomainAgentSetResponseTimeout(Dom, c_int, c_uint) -> c_int;
         fn virDomainAttachDeviceFlags(Dom, Text, c_uint) -> c_int;
         fn virDomainCreateXML(Conn, Text, c_uint) -> Dom;
+        fn virDomainBlockResize(Dom, Text, c_ulonglong, c_uint) -> c_int;
         fn virDomainDefineXMLFlags(Conn, Text, c_uint) -> Dom;
         fn virDomainDestroy(Dom) -> c_int;
         fn virDomainDetachDeviceAlias(Dom, Text, c_uint) -> c_int;
@@ -104,6 +105,7 @@ library! {
         fn virDomainGetInterfaceParameters(Dom, Text, Params, *mut c_int, c_uint) -> c_int;
         fn virDomainGetJobStats(Dom, *mut c_int, *mut Params, *mut c_int, c_uint) -> c_int;
         fn virDomainGetName(Dom) -> Text;
+        fn virDomainGetSchedulerParametersFlags(Dom, Params, *mut c_int, c_uint) -> c_int;
         fn virDomainGetState(Dom, *mut c_int, *mut c_int, c_uint) -> c_int;
         fn virDomainGetUUIDString(Dom, *mut c_char) -> c_int;
         fn virDomainGetVcpusFlags(Dom, c_uint) -> c_int;
@@ -113,9 +115,11 @@ library! {
         fn virDomainLookupByUUIDString(Conn, Text) -> Dom;
         fn virDomainMemoryStats(Dom, sys::virDomainMemoryStatPtr, c_uint, c_uint) -> c_int;
         fn virDomainRef(Dom) -> c_int;
+        fn virDomainSetBlockIoTune(Dom, Text, Params, c_int, c_uint) -> c_int;
         fn virDomainSetInterfaceParameters(Dom, Text, Params, c_int, c_uint) -> c_int;
         fn virDomainSetMemoryFlags(Dom, c_ulong, c_uint) -> c_int;
         fn virDomainSetMemoryStatsPeriod(Dom, c_int, c_uint) -> c_int;
+        fn virDomainSetSchedulerParametersFlags(Dom, Params, c_int, c_uint) -> c_int;
         fn virDomainSetVcpu(Dom, Text, c_int, c_uint) -> c_int;
         fn virDomainSetVcpusFlags(Dom, c_uint, c_uint) -> c_int;
         fn virDomainStatsRecordListFree(*mut sys::virDomainStatsRecordPtr);

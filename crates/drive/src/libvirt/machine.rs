@@ -6,7 +6,7 @@ use std::time::Duration;
 use scale::limits::Limits;
 use scale::observed::Observed;
 use scale::plan::Act;
-use scale::setting::SettingName;
+use scale::setting::{Setting, SettingName};
 use scale::sight::{Event, Look, Sight};
 use scale::time::Moment;
 use scale::wanted::Scope;
@@ -16,10 +16,10 @@ use super::domain::Domain;
 use super::error::Error;
 use super::events::{Event as Told, Events, Heard, Lifecycle};
 use super::kept::{FindError, Kept};
-use super::nics;
 use super::passthrough::Passthrough;
 use super::pool::{CallError, Lane};
 use super::terms::{State, Xml};
+use super::{disks, nics, power};
 use crate::disk::Names;
 use crate::domxml;
 use crate::guest::reach::Reach;
@@ -28,6 +28,9 @@ use crate::qmp::message;
 use crate::qmp::monitor::{Line, Monitor};
 use crate::qmp::{QmpError, look, news, observe};
 use crate::{ApplyError, Hypervisor, ObserveError};
+
+/// How long libvirt may take to describe the machine.
+const DESCRIPTION: Duration = Duration::from_secs(10);
 
 /// A machine that libvirt keeps. Dropped, the connection is closed; the machine is not touched.
 #[derive(Debug)]
@@ -148,7 +151,7 @@ impl LibvirtMachine {
             lasting: None,
             scope: Scope::ALL,
             changed: clock.now(),
-            names: Names::new(),
+            names: disks::names(&description),
         })
     }
 
@@ -208,16 +211,27 @@ impl Hypervisor for LibvirtMachine {
 
     async fn observe(&mut self) -> Result<Observed, ObserveError> {
         refuse_while_held(self.hand.domain(), self.hand.lane()).await?;
+        if self.scope.disks {
+            let until = tokio::time::Instant::now() + DESCRIPTION;
+            self.names = disks::ask(&self.hand, until).await.map_err(ObserveError::Unreachable)?;
+        }
         let LibvirtMachine { monitor, reach, clock, lasting, names, scope, .. } = self;
         let mut seen = observed(monitor, lasting, reach, clock, names, *scope).await?;
         self.hand.definition.gone_from(&seen).await;
         nics::overlay(&self.hand, &mut seen.nics).await;
+        if self.scope.power {
+            seen.power = power::read(&self.hand, &self.monitor).await;
+        }
         Ok(seen)
     }
 
     async fn look(&mut self, look: &Look) -> Result<Sight, ObserveError> {
         if let Look::Setting(name @ (SettingName::NicRate { .. } | SettingName::IpRate { .. })) = look {
             return Ok(Sight::Setting(nics::look(&self.hand, &self.monitor, name).await?));
+        }
+        if let Look::Setting(SettingName::CpuPower) = look {
+            let power = power::read(&self.hand, &self.monitor).await;
+            return Ok(Sight::Setting(power.known().copied().map(Setting::CpuPower)));
         }
         let sight = look::look(&self.monitor, &mut self.reach, look, self.changed, &self.names).await?;
         match (look, &sight) {
@@ -233,7 +247,7 @@ impl Hypervisor for LibvirtMachine {
     async fn apply(&mut self, act: &Act, until: Moment) -> Result<(), ApplyError> {
         self.changed = self.now();
         let until = self.clock.instant(until);
-        self.hand.apply(&self.monitor, &mut self.reach, act, until).await
+        self.hand.apply(&self.monitor, &mut self.reach, act, &self.names, until).await
     }
 
     fn remarks(&mut self) -> Vec<String> {

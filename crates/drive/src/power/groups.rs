@@ -80,7 +80,7 @@ impl Files for HostFiles {
 
 /// Which control groups schedule CPU time here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Version {
+pub(crate) enum Version {
     /// `cpu.cfs_quota_us` and `cpu.shares`; threads of one process may be in different groups.
     V1,
     /// `cpu.max` and `cpu.weight`; threads of one process may be in different groups of a threaded subtree alone.

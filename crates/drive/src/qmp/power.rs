@@ -1,6 +1,6 @@
 //! CPU power of a machine on plain QEMU: QEMU names the threads, the host's control groups hold them.
 
-use scale::observed::Known;
+use scale::observed::{Known, Manager};
 use scale::setting::CpuPower;
 use serde::Deserialize;
 use serde_json::Value;
@@ -18,6 +18,10 @@ struct Cpu {
 
 /// What the vCPUs may take now.
 pub(crate) async fn read(monitor: &Monitor) -> Result<Known<CpuPower>, ObserveError> {
+    if monitor.manager() != Manager::Nobody {
+        // Its manager owns the groups, and tells.
+        return Ok(Known::default());
+    }
     let read = threads(monitor).await?.and_then(|threads| power::read(&HostFiles, &threads));
     Ok(read.map_or_else(Known::Not, Known::Is))
 }

@@ -122,3 +122,15 @@ proptest! {
         let _ = with_requested(&device, Bytes::new(asked));
     }
 }
+
+#[test]
+fn disks_are_known_by_libvirts_targets_and_drives_are_none() {
+    let disks = "<disk type='file'><target dev='vda'/><alias name='virtio-disk0'/></disk>\
+                 <disk type='block' device='lun'><target dev='sda'/></disk>\
+                 <disk device='cdrom'><target dev='sdb'/></disk><disk device='floppy'><target dev='fda'/></disk><disk/>";
+    let machine =
+        format!("<domain><name>n</name><memory unit='GiB'>1</memory><devices>{disks}</devices></domain>");
+    let found = Domain::parse(&machine).expect("a description").disks;
+    let named: Vec<_> = found.iter().map(|disk| (disk.target.as_str(), disk.alias.as_deref())).collect();
+    assert_eq!(named, [("vda", Some("virtio-disk0")), ("sda", None)]);
+}

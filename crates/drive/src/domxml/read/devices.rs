@@ -2,7 +2,7 @@
 
 use super::{amount_of, missing, number, plain, value};
 use crate::domxml::document::{BadXml, Document, attribute, child, children, content_of, is_yes};
-use crate::domxml::domain::{AgentChannel, Backends, Balloon, MemoryDevice, MemoryModel, Slot};
+use crate::domxml::domain::{AgentChannel, Backends, Balloon, DiskTarget, MemoryDevice, MemoryModel, Slot};
 use roxmltree::Node;
 
 /// The name that the guest agent's channel has in the guest.
@@ -40,6 +40,18 @@ fn memory_device(node: Node<'_, '_>, text: &str) -> Result<MemoryDevice, BadXml>
         page_size: source.map_or(Ok(None), |source| amount_of(source, "pagesize"))?,
         xml: text[node.range()].to_owned(),
     })
+}
+
+/// Disks in the order of the description; one without a target is none that could be named.
+pub(super) fn disks(devices: Node<'_, '_>) -> Vec<DiskTarget> {
+    let is_disk = |disk: &Node<'_, '_>| {
+        attribute(*disk, "device").is_none_or(|device| matches!(device.as_str(), "disk" | "lun"))
+    };
+    let named = |disk: Node<'_, '_>| {
+        let target = child(disk, "target").and_then(|target| attribute(target, "dev"))?;
+        Some(DiskTarget { target, alias: child(disk, "alias").and_then(|alias| attribute(alias, "name")) })
+    };
+    children(devices, "disk").take(MOST_DEVICES).filter(is_disk).filter_map(named).collect()
 }
 
 fn model(word: &str) -> MemoryModel {
