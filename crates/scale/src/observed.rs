@@ -10,6 +10,7 @@ mod nic;
 pub use disk::{Disk, DiskBus, GuestDisk, Layer, LayerKind, Lies, Pool};
 pub use nic::{GuestInterface, IpRate, Nic, RateGrain};
 
+use crate::guests::System;
 use crate::setting::{CpuPower, Setting};
 use crate::time::Moment;
 use crate::units::Bytes;
@@ -512,6 +513,9 @@ pub struct GuestFacts {
     pub os: Option<String>,
     /// The operating system's short id, such as `debian`, `rhel`, `mswindows`.
     pub os_id: Option<String>,
+    /// Which system it is, for what is known of such systems ([`crate::guests`]); absent where the agent does not say.
+    #[serde(default)]
+    pub system: Option<System>,
     /// The kernel's release.
     pub kernel: Option<String>,
     /// The size of a memory block; nothing where the guest has none or the agent cannot say.

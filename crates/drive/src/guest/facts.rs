@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use scale::guests::System;
 use scale::observed::{AutoOnline, Guest, GuestFacts, GuestInterface, GuestVcpu, MemBlock, MemInfo};
 use scale::units::Bytes;
 use scale::wanted::Scope;
@@ -45,6 +46,7 @@ pub(super) struct Lasting {
     commands: BTreeSet<String>,
     os: Option<String>,
     os_id: Option<String>,
+    system: Option<System>,
     kernel: Option<String>,
     block: Option<Bytes>,
     has_probe: bool,
@@ -139,12 +141,13 @@ async fn ask(
     let told = nics.map_or(Ok(None), |_| offered(next()))?;
     let interfaces = told.map_or(Ok(Vec::new()), |value| interfaces(&value))?;
     let blocks = offered(next())?.map_or(Ok(Vec::new()), |value| blocks(&value))?;
-    let Lasting { agent_version, commands, os, os_id, kernel, block, has_probe } = lasting.clone();
+    let Lasting { agent_version, commands, os, os_id, system, kernel, block, has_probe } = lasting.clone();
     let facts = GuestFacts {
         agent_version,
         commands,
         os,
         os_id,
+        system,
         kernel,
         block,
         blocks,
@@ -186,6 +189,10 @@ fn lasting(info: Option<Value>, os: Option<Value>, block: Option<Value>) -> Resu
         commands,
         os: text("pretty-name").or_else(|| text("name")),
         os_id: text("id"),
+        system: text("id").map(|id| {
+            let more = |key| text(key).unwrap_or_default();
+            System::of_agent(&id, &more("version-id"), &more("pretty-name"), &more("machine"))
+        }),
         kernel: text("kernel-release"),
         block: block.as_ref().map(block_size).transpose()?,
         has_probe: false,

@@ -8,6 +8,11 @@ use super::resolve::Delta;
 use super::{Act, Proof, Strength, When, dimm};
 use crate::units::Bytes;
 
+/// The options that ask the balloon for a size.
+pub(super) fn option(size: &str) -> String {
+    format!("--mechanism balloon --memory {size}")
+}
+
 /// Plans a change by the balloon.
 pub(super) fn plan(scene: &Scene<'_>, delta: Delta) -> Part {
     let memory = &scene.seen.memory;

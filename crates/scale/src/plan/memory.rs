@@ -5,7 +5,7 @@
 
 use super::make::{Part, Scene};
 use super::resolve::Delta;
-use super::{When, balloon, danger, dimm, virtio_mem};
+use super::{When, balloon, danger, dimm, system, virtio_mem};
 use crate::units::Bytes;
 use crate::wanted::Mechanism;
 
@@ -15,6 +15,9 @@ pub(super) fn plan(scene: &Scene<'_>, asked: Bytes) -> Part {
         return part;
     }
     let delta = Delta::between(scene.from.memory, asked);
+    if let Some(obstacle) = system::keeps_dimms(scene, delta) {
+        return Part { obstacles: vec![obstacle], ..Part::default() };
+    }
     let mut part = match scene.wanted.mechanism {
         Some(Mechanism::Balloon) => balloon::plan(scene, delta),
         Some(Mechanism::Dimm) => bounded(scene, asked, |scene| {
@@ -23,6 +26,7 @@ pub(super) fn plan(scene: &Scene<'_>, asked: Bytes) -> Part {
         Some(Mechanism::VirtioMem) => bounded(scene, asked, |scene| virtio_mem::alone(scene, delta)),
         None => bounded(scene, asked, |scene| shared(scene, delta)),
     };
+    part.obstacles.extend(system::memory(scene, delta, &part));
     part.obstacles.extend(danger::shrink(scene, delta, &part));
     part.obstacles.extend(danger::host(scene, &part));
     part.notes.extend(danger::overcommit(scene, &part));

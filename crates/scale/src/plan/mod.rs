@@ -22,6 +22,7 @@ mod resolve;
 mod settings;
 mod sizes;
 mod space;
+mod system;
 mod vcpu;
 mod virtio_mem;
 mod zone;

@@ -5,7 +5,7 @@
 //! that are plugged and unused when it fails.
 
 use super::make::{Part, Scene, step};
-use super::{Act, OWN_PREFIX, Obstacle, Proof, Step, Strength, When};
+use super::{Act, OWN_PREFIX, Obstacle, Proof, Step, Strength, When, system};
 use crate::observed::{PendingDevice, VcpuSlot, VcpuState};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +17,10 @@ pub(super) fn plan(scene: &Scene<'_>, asked: u32) -> (Part, Part) {
         return (more, fewer);
     }
     let part = if asked > now { &mut more } else { &mut fewer };
+    if let Some(obstacle) = system::vcpus(scene, asked) {
+        part.obstacles.push(obstacle);
+        return (more, fewer);
+    }
     *part = if asked > now { grow(scene, asked) } else { shrink(scene, asked) };
     let going: u32 = going(scene).iter().map(|slot| slot.count).sum();
     if going > now.saturating_sub(asked) {
@@ -146,13 +150,6 @@ fn no_place(scene: &Scene<'_>, asked: u32, count: u32, free: &[&VcpuSlot]) -> Ob
 
 fn shrink(scene: &Scene<'_>, asked: u32) -> Part {
     let vcpus = &scene.seen.vcpus;
-    if scene.footing.is_windows() {
-        return Part::obstacle(
-            When::Impossible,
-            "Windows gives no vCPU back while it runs".to_owned(),
-            "start the machine with fewer vCPUs".to_owned(),
-        );
-    }
     let mut load = load(vcpus.slots.iter().filter(|s| s.state.is_taken()));
     let mut left: Vec<&VcpuSlot> = vcpus.slots.iter().filter(|s| device(s).is_some()).collect();
     let fixed = scene.from.vcpus - left.iter().map(|s| s.count).sum::<u32>();
@@ -161,8 +158,9 @@ fn shrink(scene: &Scene<'_>, asked: u32) -> Part {
             When::Cold,
             format!("{fixed} of its vCPUs are there since boot (-smp {fixed}), and QEMU cannot remove those"),
             format!(
-                "ask for --vcpus {fixed}, or start the machine with -smp {asked},maxcpus={}",
-                vcpus.ceiling()
+                "ask for --vcpus {fixed}, or start the machine with -smp {asked},maxcpus={}{}",
+                vcpus.ceiling(),
+                system::quota_instead(asked)
             ),
         );
     }

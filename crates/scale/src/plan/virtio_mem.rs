@@ -7,7 +7,7 @@
 use super::make::{Part, Scene, scaled, step};
 use super::resolve::Delta;
 use super::zone::{Zones, shown_by};
-use super::{Act, Obstacle, Proof, Step, Strength, When, Zone, dimm};
+use super::{Act, Obstacle, Proof, Step, Strength, When, Zone, dimm, system};
 use crate::observed::{VirtioMem, blocks_of};
 use crate::units::Bytes;
 use crate::wanted::ZoneWish;
@@ -97,6 +97,9 @@ fn too_much(scene: &Scene<'_>, delta: Delta, by: Bytes) -> Obstacle {
 }
 
 fn eligible<'a>(scene: &'a Scene<'_>) -> Vec<&'a VirtioMem> {
+    if !system::uses_virtio_mem(scene) {
+        return Vec::new();
+    }
     let node = scene.wanted.node;
     scene.seen.memory.virtio_mem.iter().filter(|v| node.is_none_or(|n| n == v.node)).collect()
 }
@@ -257,6 +260,9 @@ fn resize(scene: &Scene<'_>, device: &VirtioMem, from: Bytes, to: Bytes, moved: 
 pub(super) fn why_dimms(scene: &Scene<'_>, delta: Delta) -> String {
     if scene.seen.memory.virtio_mem.is_empty() {
         return "by DIMM: the machine has no virtio-mem device".to_owned();
+    }
+    if !system::uses_virtio_mem(scene) {
+        return "by DIMM: such a guest has no driver for virtio-mem".to_owned();
     }
     if eligible(scene).is_empty() {
         return "by DIMM: the node has no virtio-mem device".to_owned();

@@ -2,12 +2,13 @@
 
 use crate::machine::{facts, machine, with_dimm, with_virtio_mem};
 use crate::steps::{memory, planned, refused, vcpus, written};
+use scale::guests::System;
 use scale::limits::Limits;
 use scale::observed::{
     Accel, AutoOnline, Backing, Balloon, Guest, MemBlock, MemInfo, Node, Observed, Pending, PendingDevice,
     VcpuState, Version, blocks_of,
 };
-use scale::plan::When;
+use scale::plan::{Act, When};
 use scale::units::Bytes;
 use scale::wanted::{Mechanism, Wanted, ZoneWish};
 
@@ -220,12 +221,50 @@ fn movable_or_nothing_is_refused_where_nobody_can_say_so() {
 fn windows_and_boot_vcpus_are_known_to_stay() {
     let mut seen = machine();
     seen.vcpus.slots[1].state = VcpuState::Device("supple-vcpu0".into());
-    facts(&mut seen).os_id = Some("mswindows".into());
-    says(&seen, &vcpus("1"), When::Impossible, &["Windows"]);
+    facts(&mut seen).system = Some(windows("2022"));
+    says(&seen, &vcpus("1"), When::Cold, &["Windows", "no vCPU back", "--cpu-limit 1"]);
     says(&machine(), &vcpus("5"), When::Cold, &["4 vCPUs at most", "maxcpus=5"]);
     let mut seen = machine();
     seen.vcpus.slots.clear();
     says(&seen, &vcpus("2"), When::Cold, &["no vCPU hot-plug"]);
+}
+
+fn windows(version: &str) -> System {
+    System::of_agent("mswindows", version, &format!("Windows Server {version} Datacenter"), "x86_64")
+}
+
+#[test]
+fn a_system_is_never_asked_for_what_it_cannot_do() {
+    let mut seen = with_dimm(machine(), "a", Bytes::gib(1), 0);
+    facts(&mut seen).system = Some(windows("2022"));
+    says(&seen, &memory("1G"), When::Cold, &["Windows", "no DIMM back", "start the machine with 1G"]);
+    seen.memory.balloon = Some(Balloon { actual: Bytes::gib(2), stats: None });
+    says(&seen, &memory("1G"), When::Cold, &["--mechanism balloon --memory 1G"]);
+    assert!(!planned(&seen, &memory("4G")).steps.is_empty(), "it takes DIMMs");
+    facts(&mut seen).system = Some(System::of_agent("freebsd", "14.2", "FreeBSD 14.2", "amd64"));
+    says(&seen, &memory("4G"), When::Cold, &["FreeBSD", "takes no DIMM", "start the machine"]);
+    says(&seen, &vcpus("2"), When::Cold, &["FreeBSD", "takes no vCPU"]);
+}
+
+#[test]
+fn a_guest_without_a_driver_for_virtio_mem_gets_dimms() {
+    let mut seen = with_virtio_mem(machine(), "vm0", Bytes::gib(4), 0);
+    facts(&mut seen).system = Some(windows("2012"));
+    let plan = planned(&seen, &memory("2G"));
+    assert!(plan.notes.iter().any(|note| note.contains("no driver for virtio-mem")), "{:?}", plan.notes);
+    assert!(plan.steps.iter().any(|step| matches!(step.act, Act::PlugDimm { .. })));
+    says(
+        &seen,
+        &Wanted { mechanism: Some(Mechanism::VirtioMem), ..memory("2G") },
+        When::Impossible,
+        &["driver"],
+    );
+    // What it has used before it has a driver for.
+    seen.memory.virtio_mem[0].size = Bytes::mib(2);
+    seen.memory.virtio_mem[0].requested = Bytes::mib(2);
+    assert!(
+        !planned(&seen, &memory("+1G")).steps.iter().any(|step| matches!(step.act, Act::PlugDimm { .. }))
+    );
 }
 
 #[test]

@@ -1,0 +1,94 @@
+//! What is known of the guest's system (`guests`): it is never asked for what such a system cannot do.
+//!
+//! Only a plain "no" with a source counts; what may work is tried, and the proof tells. What the machine itself has shown
+//! outweighs what is known of its kind.
+
+use super::make::{Part, Scene};
+use super::resolve::Delta;
+use super::{Act, Obstacle, When, balloon, dimm, virtio_mem};
+use crate::guests::{Can, Row, lookup};
+use crate::units::Bytes;
+use crate::wanted::Mechanism;
+
+/// The guest's row in the support matrix.
+fn row(scene: &Scene<'_>) -> Option<&'static Row> {
+    lookup(scene.seen.guest.heard()?.system.as_ref()?)
+}
+
+fn obstacle(row: &Row, what: &str, when: When, way_out: String) -> Obstacle {
+    let source = row.sources.first().map(|source| format!(" ({})", source.title)).unwrap_or_default();
+    Obstacle { when, reason: format!("{} {what}{source}", row.title()), way_out }
+}
+
+/// What keeps the guest from taking more vCPUs, or fewer.
+pub(super) fn vcpus(scene: &Scene<'_>, asked: u32) -> Option<Obstacle> {
+    let row = row(scene)?;
+    if asked > scene.from.vcpus {
+        let way_out = format!("start the machine with {asked} vCPUs");
+        return (row.vcpus.add == Can::No)
+            .then(|| obstacle(row, "takes no vCPU while it runs", When::Cold, way_out));
+    }
+    let never = row.vcpus.remove == Can::No && !scene.seen.vcpus.removed_before;
+    never.then(|| {
+        let way_out = format!("start the machine with {asked} vCPUs{}", quota_instead(asked));
+        obstacle(row, "gives no vCPU back while it runs", When::Cold, way_out)
+    })
+}
+
+/// The same computing power without taking a vCPU away: a way that every guest goes.
+pub(super) fn quota_instead(vcpus: u32) -> String {
+    format!(", or limit its computing power to as much now, which any guest bears: --cpu-limit {vcpus}")
+}
+
+/// True where a virtio-mem device is of use to the guest: it has a driver, or has used the device before.
+pub(super) fn uses_virtio_mem(scene: &Scene<'_>) -> bool {
+    let used = scene.seen.memory.virtio_mem.iter().any(|device| !device.size.is_zero());
+    used || row(scene).is_none_or(|row| row.memory.virtio_mem != Can::No)
+}
+
+/// What keeps the guest from a change of its memory, by the acts of it.
+pub(super) fn memory(scene: &Scene<'_>, delta: Delta, part: &Part) -> Vec<Obstacle> {
+    let Some(row) = row(scene) else { return Vec::new() };
+    let has = |wanted: fn(&Act) -> bool| part.acts().any(wanted);
+    let mut found = Vec::new();
+    if row.memory.add == Can::No && has(|act| matches!(act, Act::PlugDimm { .. })) {
+        let way_out = "start the machine with that much memory".to_owned();
+        found.push(obstacle(row, "takes no DIMM while it runs", When::Cold, way_out));
+    }
+    let asked = scene.wanted.mechanism == Some(Mechanism::VirtioMem);
+    if asked && !uses_virtio_mem(scene) && !matches!(delta, Delta::Grow(Bytes::ZERO)) {
+        let way_out = "leave the mechanism to Supple".to_owned();
+        found.push(obstacle(row, "has no driver for virtio-mem", When::Impossible, way_out));
+    }
+    if row.memory.balloon == Can::No && has(|act| matches!(act, Act::SetBalloon { .. })) {
+        let way_out = "leave the mechanism to Supple".to_owned();
+        found.push(obstacle(row, "has no driver for the balloon", When::Impossible, way_out));
+    }
+    found
+}
+
+/// Why the guest gives no memory back, where DIMMs would have to go and such a system never lets one go.
+pub(super) fn keeps_dimms(scene: &Scene<'_>, delta: Delta) -> Option<Obstacle> {
+    let row = row(scene).filter(|row| row.memory.remove == Can::No)?;
+    let Delta::Shrink(by) = delta else { return None };
+    let by_virtio_mem = match scene.wanted.mechanism {
+        None => virtio_mem::held(scene),
+        Some(Mechanism::Dimm) => Bytes::ZERO,
+        Some(Mechanism::VirtioMem | Mechanism::Balloon) => return None,
+    };
+    (by > by_virtio_mem).then(|| {
+        let size = dimm::exact(scene.asked_memory());
+        let balloon = match scene.seen.memory.balloon.is_some() && row.memory.balloon != Can::No {
+            true => {
+                format!(", or have the balloon take it, which removes nothing: {}", balloon::option(&size))
+            }
+            false => String::new(),
+        };
+        obstacle(
+            row,
+            "gives no DIMM back while it runs",
+            When::Cold,
+            format!("start the machine with {size}{balloon}"),
+        )
+    })
+}
