@@ -4,6 +4,7 @@ use crate::mood::Mood;
 use crate::qemu::Qemu;
 use crate::vcpus::VCPU_DRIVER;
 use crate::world::World;
+use scale::guests::System;
 use scale::observed::{
     AutoOnline, Backend, Balloon, BalloonStats, Dimm, DimmKind, Guest, GuestFacts, Known, Machine, Manager,
     MemInfo, Memory, Node, Observed, VcpuSlot, Vcpus, VirtioMem, blocks_of,
@@ -171,6 +172,7 @@ impl World {
             agent_version: "7.2.0".into(),
             os: Some("Debian GNU/Linux 12 (bookworm)".into()),
             os_id: Some("debian".into()),
+            system: Some(System::of_agent("debian", "12", "Debian GNU/Linux 12 (bookworm)", "x86_64")),
             kernel: Some("6.1.0".into()),
             block: can("guest-get-memory-block-info").then_some(self.guest.block),
             blocks: if can("guest-get-memory-blocks") { self.said_all_blocks() } else { Vec::new() },
