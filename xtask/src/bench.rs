@@ -1,15 +1,14 @@
 //! `cargo xtask bench`: what Supple costs beside the least that could be done, and what its DIMM layout reaches beside
 //! the rules of others; in release builds.
 
-use crate::run::{Failed, cargo, program};
+use crate::run::{Failed, cargo};
 use crate::setup::setup;
 
 pub(crate) fn bench() -> Result<(), Failed> {
-    setup()?;
+    let built = setup("release")?;
     layout()?;
     storm()?;
-    let supple = program("supple", "release")?;
-    cargo(&["run", "--quiet", "--release", "--locked", "--package", "lab", "--", "bench", &supple], &[])
+    built.lab(&["bench", &built.supple()])
 }
 
 /// Ten thousand lives of machines in memory, every dimension at once, and the invariants that must hold after each command.
@@ -28,10 +27,6 @@ pub(crate) fn layout() -> Result<(), Failed> {
 
 /// Many random resizes of one machine of libvirt's, with nothing apart at the end: `times`, by `seed`.
 pub(crate) fn drift(times: &str, seed: &str) -> Result<(), Failed> {
-    setup()?;
-    let supple = program("supple", "release")?;
-    cargo(
-        &["run", "--quiet", "--release", "--locked", "--package", "lab", "--", "drift", &supple, times, seed],
-        &[],
-    )
+    let built = setup("release")?;
+    built.lab(&["drift", &built.supple(), times, seed])
 }

@@ -1,10 +1,10 @@
 //! `cargo xtask demo`: the main job on a real guest, and a picture of it.
+//!
+//! It needs one QEMU and one guest, which the lab fetches into its cache; nothing is installed.
 
-use crate::run::{Failed, cargo, program};
-use crate::setup::setup;
+use crate::run::{Failed, build};
 
 pub(crate) fn demo() -> Result<(), Failed> {
-    setup()?;
-    let supple = program("supple", "dev")?;
-    cargo(&["run", "--quiet", "--locked", "--package", "lab", "--", "demo", &supple], &[])
+    let built = build("dev")?;
+    built.lab(&["demo", &built.supple()])
 }

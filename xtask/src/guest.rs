@@ -1,7 +1,7 @@
 //! `cargo xtask guest`: a lab guest for a person to try things on.
 
-use crate::run::{Failed, cargo};
+use crate::run::{Failed, build};
 
 pub(crate) fn guest() -> Result<(), Failed> {
-    cargo(&["run", "--quiet", "--locked", "--package", "lab", "--", "run"], &[])
+    build("dev")?.lab(&["run"])
 }

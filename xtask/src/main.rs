@@ -18,8 +18,8 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask CHORE
 
-  setup          fetch what the tests and their real guests need; silent when it is all there
-  demo           setup, then the main job on a real guest and a picture of it
+  demo           the main job on a real guest, and a picture of it
+  setup          fetch what the tests and their real guests need
   test [ARGS]    setup, then all tests; ARGS go to `cargo test`
   bench          setup, then measurements beside the least that could be done
   bench layout   only the DIMM layout, beside the rules of other managers; no guest
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
-        ["setup"] => setup::setup(),
+        ["setup"] => setup::setup("dev").map(drop),
         ["demo"] => demo::demo(),
         ["bench"] => bench::bench(),
         ["bench", "layout"] => bench::layout(),

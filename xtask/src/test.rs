@@ -4,7 +4,7 @@ use crate::run::{Failed, cargo};
 use crate::setup::setup;
 
 pub(crate) fn test(extra: &[&str]) -> Result<(), Failed> {
-    setup()?;
+    setup("dev")?;
     cargo(&[&["test", "--workspace", "--locked"], extra].concat(), &[])?;
     if extra.is_empty() { without_libvirt() } else { Ok(()) }
 }

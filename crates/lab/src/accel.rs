@@ -50,7 +50,11 @@ impl Accel {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         let name = format!("accel/{}", key(&(boot, qemu.id(), image.id())));
         let said = cache.ensure(&name, |dir| {
+            eprintln!("lab: trying whether a guest boots with KVM, for {} s at most", PATIENCE.as_secs());
             let works = boots(qemu, image, dir)?;
+            if !works {
+                eprintln!("lab: it does not; guests are emulated");
+            }
             Ok(fs::write(dir.join("kvm"), if works { "works" } else { "does not boot a guest" })?)
         })?;
         let works = fs::read_to_string(said.join("kvm")).context("the probe's answer is unreadable")?;

@@ -46,6 +46,8 @@ impl Deb {
 pub(crate) struct Apt {
     dir: PathBuf,
     cache: Cache,
+    /// `bookworm` or `bookworm-backports`.
+    suite: String,
 }
 
 impl Apt {
@@ -54,14 +56,14 @@ impl Apt {
     /// # Errors
     /// This machine is no Debian on x86-64, its apt knows no archive of the suite, or the archive did not answer.
     pub(crate) fn open(cache: &Cache, suite: Suite) -> Result<Self> {
-        let name = match suite {
-            Suite::Release => "release",
-            Suite::Backports => "backports",
-        };
         ensure!(cfg!(target_arch = "x86_64"), "the lab builds x86-64 guests and runs on x86-64 alone");
         let codename = codename()?;
+        let (name, full) = match suite {
+            Suite::Release => ("release", codename.clone()),
+            Suite::Backports => ("backports", format!("{codename}-backports")),
+        };
         let dir = cache.root().join(format!("apt-{codename}-{name}"));
-        let apt = Self { dir, cache: cache.clone() };
+        let apt = Self { dir, cache: cache.clone(), suite: full };
         if !apt.ready().exists() {
             let _lock = cache.lock(&format!("apt-{name}"))?;
             if !apt.ready().exists() {
@@ -69,7 +71,7 @@ impl Apt {
                     Suite::Release => sources::of_machine(Path::new("/etc/apt"), &codename)?,
                     Suite::Backports => backports_of(cache, &codename)?,
                 };
-                apt.lay_out(&lines, (suite == Suite::Backports).then(|| format!("{codename}-backports")))?;
+                apt.lay_out(&lines, (suite == Suite::Backports).then_some(&apt.suite))?;
                 apt.fetch_lists()?;
                 fs::write(apt.ready(), "")?;
             }
@@ -97,16 +99,23 @@ impl Apt {
         if newer == plan { Err(first) } else { work(&newer) }
     }
 
-    /// Downloads `debs` and unpacks them, one over the other, below `into`.
+    /// Downloads `debs`, which are `what` (such as `QEMU`) with what it needs, and unpacks them, one over the other,
+    /// below `into`.
     ///
     /// # Errors
     /// The archive no longer has one of them, or the file system refused.
-    pub(crate) fn unpack<'a>(&self, debs: impl IntoIterator<Item = &'a Deb>, into: &Path) -> Result<()> {
+    pub(crate) fn unpack<'a>(
+        &self,
+        what: &str,
+        debs: impl IntoIterator<Item = &'a Deb>,
+        into: &Path,
+    ) -> Result<()> {
         let pool = tempfile::tempdir_in(&self.dir)?;
         let exact: Vec<String> =
             debs.into_iter().map(|deb| format!("{}={}", deb.name, deb.version)).collect();
         // It takes a while and uses the network: whoever waits is told once.
-        eprintln!("lab: fetching {} Debian packages into {}", exact.len(), self.cache.root().display());
+        let (suite, packages, into_cache) = (&self.suite, exact.len(), self.cache.root().display());
+        eprintln!("lab: fetching {what} from {suite}, {packages} packages, into {into_cache}");
         run(self.get("download").args(exact).current_dir(pool.path()))?;
         for deb in fs::read_dir(pool.path())? {
             run(Command::new("dpkg-deb").arg("--extract").arg(deb?.path()).arg(into))?;
@@ -141,7 +150,7 @@ impl Apt {
         Ok(fs::create_dir(self.dir.join("plans"))?)
     }
 
-    fn lay_out(&self, sources: &[Source], default_release: Option<String>) -> Result<()> {
+    fn lay_out(&self, sources: &[Source], default_release: Option<&String>) -> Result<()> {
         for made in ["state/lists/partial", "cache/archives/partial", "plans"] {
             fs::create_dir_all(self.dir.join(made))?;
         }

@@ -17,6 +17,7 @@ type Sample = (f64, f64, f64);
 
 /// Runs the demo with this build of `supple`.
 pub(crate) async fn demo(supple: &Path) -> Result<()> {
+    lab::prepare_guest().await?;
     say("Booting a Linux guest with 512 MiB and 1 vCPU ...");
     let booting = Instant::now();
     let guest = Arc::new(

@@ -164,7 +164,7 @@ fn wanted(name: &str) -> bool {
 
 fn build(apt: &Apt, debs: &[&Deb], dir: &Path) -> Result<()> {
     let tree = tempfile::tempdir_in(dir)?;
-    apt.unpack(debs.iter().copied(), tree.path())?;
+    apt.unpack("a guest's kernel and programs", debs.iter().copied(), tree.path())?;
     let tree = tree.path();
     let version = only_entry(&tree.join("lib/modules"))?;
     let packed = fs::read(tree.join(format!("boot/vmlinuz-{version}")))?;

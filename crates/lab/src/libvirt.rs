@@ -81,7 +81,7 @@ impl Libvirt {
             let newer = debs.iter().any(|deb| deb.name == ROOTS[0] && deb.version.contains("~bpo"));
             ensure!(suite == Suite::Release || newer, "they hold no newer libvirt than the release does");
             cache.ensure(&format!("libvirt-{}", key(&(RECIPE, &debs))), |dir| {
-                apt.unpack(debs.iter().copied(), dir)?;
+                apt.unpack("libvirt", debs.iter().copied(), dir)?;
                 let listed = debs.iter().map(|deb| format!("{} {}\n", deb.name, deb.version));
                 Ok(fs::write(dir.join("packages"), listed.collect::<String>())?)
             })

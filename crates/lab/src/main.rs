@@ -42,6 +42,7 @@ async fn main() -> ExitCode {
 
 /// Boots a guest and keeps it until Ctrl-C.
 async fn run() -> Result<()> {
+    lab::prepare_guest().await?;
     let guest = Recipe::q35().memory(Bytes::gib(1)).max_memory(Bytes::gib(16), 16).boot().await?;
     print!("{}", invitation(&guest));
     tokio::signal::ctrl_c().await.context("cannot wait for Ctrl-C")

@@ -126,7 +126,7 @@ impl Qemu {
                 "they hold no newer QEMU than the release does"
             );
             cache.ensure(&format!("qemu-{}", key(&(RECIPE, &debs))), |dir| {
-                apt.unpack(debs.iter().copied(), dir)?;
+                apt.unpack("QEMU", debs.iter().copied(), dir)?;
                 let listed = debs.iter().map(|deb| format!("{} {}\n", deb.name, deb.version));
                 Ok(fs::write(dir.join("packages"), listed.collect::<String>())?)
             })

@@ -342,7 +342,18 @@ impl Board {
     }
 }
 
-/// Fetches and builds now what guests are made of, so that no boot has to. Silent when all of it is there.
+/// Fetches and builds now what one guest of this release's QEMU is made of, so that its boot has not to. Silent when all
+/// of it is there.
+///
+/// # Errors
+/// No QEMU or no guest can be had.
+pub async fn prepare_guest() -> Result<()> {
+    let prepared = tokio::task::spawn_blocking(|| Parts::find(&Cache::open()?, Generation::System).map(drop));
+    prepared.await?
+}
+
+/// Fetches and builds now what all the tests need, both generations of QEMU and libvirt among it. Silent when all of it
+/// is there.
 ///
 /// # Errors
 /// No QEMU, no libvirt, no guest or no tool for traffic can be had. That the backports' cannot is only said.

@@ -79,7 +79,7 @@ fn xmllint(cache: &Cache) -> Result<Option<PathBuf>> {
         let wanted = |deb: &&Deb| deb.name.starts_with("lib") && !deb.name.starts_with("libc6");
         let debs: Vec<&Deb> = plan.iter().filter(wanted).collect();
         cache.ensure(&format!("xmllint-{}", key(&(RECIPE, &debs))), |dir| {
-            apt.unpack(debs.iter().copied(), dir)?;
+            apt.unpack("xmllint", debs.iter().copied(), dir)?;
             let listed = debs.iter().map(|deb| format!("{} {}\n", deb.name, deb.version));
             Ok(fs::write(dir.join("packages"), listed.collect::<String>())?)
         })

@@ -137,7 +137,7 @@ impl Tools {
             let needed = |deb: &&Deb| deb.name == "iperf3" || deb.name == "iproute2" || is_library(&deb.name);
             let debs: Vec<&Deb> = plan.iter().filter(needed).collect();
             cache.ensure(&format!("traffic-{}", key(&(RECIPE, &debs))), |dir| {
-                apt.unpack(debs.iter().copied(), dir)
+                apt.unpack("iperf3 and iproute2", debs.iter().copied(), dir)
             })
         })?;
         Ok(Tools { tree: Some(tree) })
