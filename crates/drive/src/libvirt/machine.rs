@@ -13,7 +13,7 @@ use scale::wanted::Scope;
 
 use super::act::Hand;
 use super::domain::Domain;
-use super::error::Error;
+use super::error::{Code, Error};
 use super::events::{Event as Told, Events, Heard, Lifecycle};
 use super::kept::{FindError, Kept};
 use super::passthrough::Passthrough;
@@ -189,7 +189,13 @@ fn ask(domain: &Domain) -> Result<Result<Before, Hindrance>, Error> {
     if !state.is_there() {
         return Ok(Err(Hindrance::NotRunning(state)));
     }
-    if let Some(what) = domain.job()?.holds() {
+    let held = match domain.job() {
+        Ok(job) => job.holds(),
+        // Not QEMU's driver, which the description will show.
+        Err(error) if error.code == Code::NoSupport => None,
+        Err(error) => return Err(error),
+    };
+    if let Some(what) = held {
         return Ok(Err(Hindrance::Held(what)));
     }
     Ok(Ok(Before {
