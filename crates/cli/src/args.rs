@@ -57,11 +57,11 @@ Examples:
 
 const MACHINES: &str = "\
 Machines:
-  web1, or its uuid           a machine of libvirt's: of --connect, else of $SUPPLE_CONNECT, else of
-                              $LIBVIRT_DEFAULT_URI, else the host's (qemu:///system), or your own
-                              (qemu:///session) where the host's does not let you in
-  qemu+ssh://host/system#web1 the same with its libvirt's URI, in one word
-  qmp:/run/web1/qmp.sock      a machine on plain QEMU, by its QMP socket";
+  web1, or its uuid            a machine of libvirt's: of --connect, else of $SUPPLE_CONNECT, else of
+                               $LIBVIRT_DEFAULT_URI, else the host's (qemu:///system), or your own
+                               (qemu:///session) where the host's does not let you in
+  qemu+ssh://host/system#web1  the same with its libvirt's URI, in one word
+  qmp:/run/web1/qmp.sock       a machine on plain QEMU, by its QMP socket";
 
 const PREPARE_EXAMPLES: &str = "\
 Examples:

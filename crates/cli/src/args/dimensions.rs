@@ -21,8 +21,8 @@ Limits:
                                          in is what the guest receives, out what it sends
   --ip 203.0.113.7=100mbit               one address; with 203.0.113.7@eth0 its NIC is named
   `none` lifts a limit; what is not named stays. An address is held to the limit of its NIC as well.
-  Disks and NICs have the names that libvirt, QEMU or the guest give them: vda, a device's id, a MAC address,
-  eth0, vnet3. `mbps`, `500M` and `Mb` are refused with their readings offered.";
+  Disks and NICs have the names that libvirt, QEMU or the guest give them: vda, a device's id, eth0,
+  vnet3, a MAC address. `mbps`, `500M` and `Mb` are refused with their readings offered.";
 
 /// What is asked beside memory and vCPUs.
 #[derive(Debug, Clone, Args)]

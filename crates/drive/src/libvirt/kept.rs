@@ -112,7 +112,7 @@ impl Unreachable {
             && uri.ends_with(":///system")
         {
             "libvirt's daemon does not run here: start it with `systemctl start libvirtd` (or virtqemud.socket, where that \
-             is what is installed)"
+             is what is installed). A machine on plain QEMU is named by its QMP socket: qmp:/run/web1/qmp.sock"
                 .to_owned()
         } else {
             format!("`virsh -c '{uri}' list` tells whether libvirt's daemon answers there")

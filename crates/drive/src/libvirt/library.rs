@@ -152,7 +152,7 @@ pub(super) fn load(first: impl FnOnce(&Library)) -> Result<(), Error> {
     loaded.as_ref().map(drop).map_err(|why| {
         let message = format!(
             "libvirt's library cannot be used here ({why}); install it (Debian: libvirt0, Red Hat: libvirt-libs, SUSE: \
-             libvirt-libs), 6.0 or later, or name the machine by its QMP socket"
+             libvirt-libs), 6.0 or later, or name a machine on plain QEMU by its QMP socket: qmp:/run/web1/qmp.sock"
         );
         Error::own(Code::NoLibrary, &message)
     })
