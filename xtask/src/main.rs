@@ -27,6 +27,7 @@ usage: cargo xtask CHORE
                  random resizes of one machine of libvirt's (1000), with nothing apart at the end
   check          formatting, lints and documentation
   guest          boot a guest to try `supple` on, until Ctrl-C
+  guest libvirt  the same, of a libvirt that runs beside yours
 ";
 
 fn main() -> ExitCode {
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => test::test(rest),
         ["check"] => check::check(),
         ["guest"] => guest::guest(),
+        ["guest", "libvirt"] => guest::of_libvirt(),
         ["help" | "-h" | "--help"] => {
             print!("{USAGE}");
             Ok(())

@@ -1,5 +1,5 @@
-//! The lab by hand: `lab prepare` fetches and builds what guests are made of, `lab run` boots one to try things on,
-//! `lab demo` and `lab bench` show and measure a build of `supple`.
+//! The lab by hand: `lab prepare` fetches and builds what guests are made of, `lab run` boots one to try things on (`lab run
+//! libvirt` one of a libvirt), `lab demo` and `lab bench` show and measure a build of `supple`.
 
 mod bench;
 mod chart;
@@ -8,7 +8,7 @@ mod demo;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use lab::{Machine, Recipe};
+use lab::{Disk, Generation, Libvirtd, Machine, Recipe};
 use scale::units::Bytes;
 
 #[tokio::main(flavor = "current_thread")]
@@ -17,6 +17,7 @@ async fn main() -> ExitCode {
     let done = match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["prepare"] => lab::prepare().await,
         ["run"] => run().await,
+        ["run", "libvirt"] => run_libvirt().await,
         ["demo", supple] => demo::demo(supple.as_ref()).await,
         ["bench", supple] => bench::bench(supple.as_ref()).await,
         ["drift", supple, times, seed] => match (times.parse(), seed.parse()) {
@@ -25,7 +26,7 @@ async fn main() -> ExitCode {
         },
         ["raw", job @ ..] => bench::raw::run(job),
         _ => Err(anyhow::anyhow!(
-            "usage: lab prepare | run | demo SUPPLE | bench SUPPLE | drift SUPPLE TIMES SEED"
+            "usage: lab prepare | run [libvirt] | demo SUPPLE | bench SUPPLE | drift SUPPLE TIMES SEED"
         )),
     };
     match done {
@@ -43,8 +44,32 @@ async fn main() -> ExitCode {
 /// Boots a guest and keeps it until Ctrl-C.
 async fn run() -> Result<()> {
     lab::prepare_guest().await?;
-    let guest = Recipe::q35().memory(Bytes::gib(1)).max_memory(Bytes::gib(16), 16).boot().await?;
+    let guest = recipe().boot().await?;
     print!("{}", invitation(&guest));
+    tokio::signal::ctrl_c().await.context("cannot wait for Ctrl-C")
+}
+
+/// What there is to resize: memory, vCPUs, and a disk with nothing on it.
+fn recipe() -> Recipe {
+    let disk = Disk::new("data", Bytes::gib(1)).qcow2();
+    Recipe::q35().memory(Bytes::gib(1)).max_memory(Bytes::gib(16), 16).vcpus(1, 4).disk(disk)
+}
+
+/// Starts a libvirt and a domain of it, and keeps both until Ctrl-C.
+async fn run_libvirt() -> Result<()> {
+    // Only root may make control groups, which CPU power needs.
+    let libvirtd = match rustix::process::geteuid().is_root() {
+        true => Libvirtd::with_cpu_groups(Generation::System).await?,
+        false => Libvirtd::start().await?,
+    };
+    let guest = libvirtd.boot("web1", &recipe()).await?;
+    print!(
+        "A libvirt runs beside yours, and web1 on it: 1 GiB of 16 GiB, 1 of 4 vCPUs, a disk of 1 GiB.\n\n  \
+         export SUPPLE_CONNECT='{}'\n  supple list\n  supple apply web1 --memory 2G --vcpus 2\n  curl http://{}/\n\n\
+         Ctrl-C ends all of it.\n",
+        libvirtd.connect_uri(),
+        guest.http_addr(),
+    );
     tokio::signal::ctrl_c().await.context("cannot wait for Ctrl-C")
 }
 
