@@ -65,3 +65,22 @@ async fn what_another_hand_did_live_only_is_in_the_guest_and_in_the_definition_a
     assert_eq!(status, 0, "{out}{err}");
     assert_eq!(definition().await, mended);
 }
+
+#[tokio::test]
+async fn a_vcpu_that_has_left_is_missed_by_neither_side() {
+    let (libvirtd, state) = (Libvirtd::start().await.unwrap(), TempDir::new().unwrap());
+    let _guest = libvirtd.boot("web1", &Recipe::q35().vcpus(1, 3)).await.unwrap();
+    for vcpus in [2, 1] {
+        let (status, out, err) = supple(&libvirtd, &state, &format!("apply web1 --vcpus {vcpus} --yes"));
+        assert_eq!(status, 0, "{out}{err}");
+    }
+    // An emulated one that leaves is still counted by libvirt itself.
+    let (_, out, _) = supple(&libvirtd, &state, "observe web1");
+    assert!(out.contains("QEMU and the guest agree") && !out.contains("definition:"), "{out}");
+    let (status, out, err) = supple(&libvirtd, &state, "reconcile web1");
+    assert_eq!(status, 0, "nothing is apart, so nobody need agree: {out}{err}");
+    let next = libvirtd.virsh(&["vcpucount", "web1", "--current", "--config"]).await.unwrap();
+    assert_eq!(next, "1");
+    let (status, out, _) = supple(&libvirtd, &state, "apply web1 --vcpus 2 --yes");
+    assert!(status == 0 || out.contains("restart libvirt's daemon"), "{out}");
+}

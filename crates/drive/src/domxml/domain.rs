@@ -6,6 +6,7 @@
 use super::cpuset::CpuSet;
 use super::machine::Machine;
 use scale::units::Bytes;
+use std::collections::BTreeSet;
 
 /// A machine as its description has it, of a running machine or of the next boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +119,22 @@ pub struct Vcpus {
     pub each: Vec<Vcpu>,
     /// `<cputune>`: how much of the host's processors they get.
     pub tune: CpuTune,
+}
+
+impl Vcpus {
+    /// Takes the vCPUs with these numbers for those that are there, and no other.
+    pub fn set_present(&mut self, present: &BTreeSet<u32>) {
+        let known = std::mem::take(&mut self.each);
+        let vcpu = |id| {
+            let enabled = present.contains(&id);
+            match known.iter().find(|vcpu| vcpu.id == id) {
+                Some(vcpu) => Vcpu { enabled, ..*vcpu },
+                None => Vcpu { id, enabled, hotpluggable: !enabled, order: None },
+            }
+        };
+        self.each = (0..self.max).map(vcpu).collect();
+        self.current = u32::try_from(present.len()).unwrap_or(u32::MAX);
+    }
 }
 
 /// What `<cputune>` grants to vCPUs.

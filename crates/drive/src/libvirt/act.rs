@@ -84,8 +84,8 @@ impl Hand {
             }
             Act::PlugVcpu { id, .. } => {
                 let (number, affect) = (number(id)?, self.definition.both());
-                self.change("a vCPU's plugging", until, move |domain| domain.set_vcpu(&number, true, affect))
-                    .await
+                let call = move |domain: &Domain| domain.set_vcpu(&number, true, affect);
+                self.change("a vCPU's plugging", until, call).await.map_err(|error| explained(error, id))
             }
             Act::UnplugVcpu { id } => self.unplug_vcpu(id, until).await,
             Act::MakeKnown { device, after } => {
@@ -218,6 +218,19 @@ impl Hand {
     ) -> Result<(), ApplyError> {
         let domain = self.domain.clone();
         self.lane.call(what, left(until), move || call(&domain)).await.map_err(refused)
+    }
+}
+
+/// An emulated vCPU's end is not told to libvirt, which then takes the vCPU for one that is there.
+fn explained(error: ApplyError, vcpu: &str) -> ApplyError {
+    match &error {
+        ApplyError::Refused(why) if why.contains("already in requested state") => {
+            ApplyError::Refused(format!(
+                "{why}: QEMU has no {vcpu}, and libvirt has not learnt that it left, as it does not under \
+                 emulation; restart libvirt's daemon, which looks at its machines anew and does not touch them"
+            ))
+        }
+        ApplyError::Refused(_) | ApplyError::Unknown(_) => error,
     }
 }
 

@@ -1,9 +1,12 @@
 //! A definition that has come apart from the running machine, and the changes that make it follow again. The running
 //! machine is what counts and is never touched here; what only a new start can bring is left alone.
 
-use scale::units::Bytes;
+use std::collections::BTreeSet;
 
-use super::error::Error;
+use scale::units::Bytes;
+use serde_json::Value;
+
+use super::error::{Code, Error};
 use super::kept::Kept;
 use super::pool::CallError;
 use super::terms::{Affect, Xml};
@@ -192,9 +195,23 @@ impl Kept {
         {
             return Ok(None);
         }
-        let live = Domain::parse(&self.described(Xml::Live).await?)?;
+        let mut live = Domain::parse(&self.described(Xml::Live).await?)?;
         let next = Domain::parse(&self.described(Xml::Inactive).await?)?;
+        if let Some(present) = self.vcpus().await? {
+            live.vcpus.set_present(&present);
+        }
         Ok(Some(apart(&live, &next)))
+    }
+
+    /// The vCPUs that QEMU has, by libvirt's numbers, which are QEMU's own; nothing where there is no QEMU to ask. libvirt
+    /// never learns of an emulated vCPU's end, so what it describes may be one that has left.
+    async fn vcpus(&self) -> Result<Option<BTreeSet<u32>>, CallError> {
+        const QUESTION: &str = "{\"execute\":\"query-cpus-fast\"}";
+        match self.call("a question to QEMU", |domain| domain.monitor_command(QUESTION)).await {
+            Ok(reply) => Ok(numbers(&reply)),
+            Err(CallError::Libvirt(error)) if error.code == Code::NoSupport => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Changes the definition so that this difference is no more.
@@ -217,6 +234,13 @@ impl Kept {
         }
         Ok(())
     }
+}
+
+/// The numbers in QEMU's reply to `query-cpus-fast`.
+fn numbers(reply: &str) -> Option<BTreeSet<u32>> {
+    let reply: Value = serde_json::from_str(reply).ok()?;
+    let number = |cpu: &Value| u32::try_from(cpu["cpu-index"].as_u64()?).ok();
+    reply["return"].as_array()?.iter().map(number).collect()
 }
 
 #[cfg(test)]
@@ -275,6 +299,20 @@ mod tests {
         let apart = apart(&machine(list, ""), &machine("<vcpu current='1'>4</vcpu>", ""));
         let expected = vec![Change::Vcpu { number: 2, enabled: true }];
         assert_eq!(apart.mends.iter().map(|mend| mend.changes.clone()).collect::<Vec<_>>(), [expected]);
+    }
+
+    #[test]
+    fn a_vcpu_that_libvirt_has_not_seen_leave_does_not_come_into_the_definition() {
+        let list = "<vcpu current='3'>4</vcpu><vcpus><vcpu id='0' enabled='yes' hotpluggable='no'/><vcpu id='1' \
+                    enabled='yes' hotpluggable='yes'/><vcpu id='2' enabled='yes' hotpluggable='yes'/></vcpus>";
+        let next = machine("<vcpu current='1'>4</vcpu>", "");
+        let mut live = machine(list, "");
+        assert_eq!(apart(&live, &next).mends.len(), 1);
+        let told = r#"{"return":[{"cpu-index":0,"thread-id":40}],"id":"libvirt-7"}"#;
+        live.vcpus.set_present(&numbers(told).unwrap());
+        assert_eq!(apart(&live, &next), Apart::default());
+        assert_eq!(numbers(r#"{"error":{"class":"GenericError","desc":"no"}}"#), None);
+        assert_eq!(numbers(r#"{"return":[{"cpu-index":-1}]}"#), None);
     }
 
     #[test]
