@@ -34,6 +34,7 @@ pub(crate) fn observed() -> Observed {
             state: "running".to_owned(),
             busy: Vec::new(),
             manager: scale::observed::Manager::Nobody,
+            life: None,
         },
         memory: Memory {
             boot: Bytes::gib(1),
@@ -55,7 +56,7 @@ pub(crate) fn observed() -> Observed {
             nodes: vec![Node { id: 0, memory: Bytes::gib(3) }],
             ..Memory::default()
         },
-        vcpus: Vcpus { slots: (0..4).map(slot).collect(), removed_before: false },
+        vcpus: Vcpus { slots: (0..4).map(slot).collect(), ..Vcpus::default() },
         power: Known::default(),
         disks: Known::default(),
         nics: Known::default(),

@@ -88,6 +88,17 @@ pub fn command_line(pid: u32) -> Vec<u8> {
     fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
 }
 
+/// When a process started, in ticks since this host's boot (proc_pid_stat(5)).
+pub fn started(pid: u32) -> Option<u64> {
+    started_by(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The 22nd field of `/proc/PID/stat`. The 2nd is the program's name in brackets, which may hold anything.
+fn started_by(stat: &str) -> Option<u64> {
+    let (_, behind_name) = stat.rsplit_once(')')?;
+    behind_name.split_whitespace().nth(19)?.parse().ok()
+}
+
 fn open_files(pid: u32) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
     entries.take(MOST_FILES).filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).collect()
@@ -160,6 +171,16 @@ fn hugepages_free(root: &Path, page: Bytes) -> Option<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_s_name_does_not_hide_when_it_started() {
+        let stat =
+            |name: &str| format!("42 ({name}) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21");
+        assert_eq!(started_by(&stat("qemu-system-x86")), Some(4242));
+        assert_eq!(started_by(&stat("a) S 1 (b")), Some(4242));
+        assert_eq!(started_by("42 qemu S 1"), None);
+        assert!(started(std::process::id()).is_some_and(|ticks| ticks > 0));
+    }
 
     fn write(root: &Path, files: &[(&str, &str)]) {
         for (path, content) in files {

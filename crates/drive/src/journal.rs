@@ -26,7 +26,9 @@ pub trait Journal {
 /// be lost in a power cut: an act without a conclusion is simply looked into again.
 pub fn must_be_durable(record: &Record) -> bool {
     match record {
-        Record::Sending { .. } | Record::Settled { .. } | Record::Reported { .. } => true,
+        Record::Sending { .. } | Record::Settled { .. } | Record::Filled { .. } | Record::Reported { .. } => {
+            true
+        }
         Record::Began { .. } | Record::Concluded { .. } | Record::Ended { .. } => false,
     }
 }
@@ -60,8 +62,10 @@ pub enum JournalError {
     },
 }
 
-/// A journal longer than this is shortened to its last report when nothing in it is open or pending.
+/// A journal longer than this is shortened to what still matters when nothing in it is open or pending.
 const SHORTEN_ABOVE: u64 = 1 << 20;
+/// A journal is opened so often where each time another controller has just put a shorter one in its place.
+const OPENINGS: usize = 8;
 
 /// A journal in a file.
 #[derive(Debug)]
@@ -77,13 +81,7 @@ impl FileJournal {
         let path = journal_path(dir, key);
         let io = |source| JournalError::Io { path: path.clone(), source };
         fs::create_dir_all(dir).map_err(io)?;
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(JournalError::Held { path }),
-            Err(other) => return Err(io(other.into())),
-        }
+        let mut file = locked(&path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(io)?;
         let (records, whole) = parse(&bytes, &path)?;
@@ -131,27 +129,63 @@ impl FileJournal {
         }
     }
 
-    /// Keeps only the last report, where nothing else in the journal matters any more.
+    /// Keeps only the last report and what lasts, where nothing else in the journal matters any more.
     fn shorten(&mut self) -> Result<(), JournalError> {
         let Some(report) = self.history.report().cloned() else { return Ok(()) };
         if self.history.open().is_some() || !self.history.pending().is_empty() {
             return Ok(());
         }
-        let io = |source| JournalError::Io { path: self.path.clone(), source };
-        // In place, because the lock is on this very file. A crash in between loses the last report and nothing else:
-        // no run is open and no removal pending.
-        self.file.set_len(0).map_err(io)?;
-        self.file.seek(io::SeekFrom::Start(0)).map_err(io)?;
-        self.append(&Record::Reported { report: Box::new(report) })
+        let reported = Record::Reported { report: Box::new(report) };
+        let kept: Vec<u8> = self.history.lasting().iter().chain([&reported]).flat_map(line).collect();
+        self.replace(&kept).map_err(|source| JournalError::Io { path: self.path.clone(), source })
     }
+
+    /// Puts another file in the place of this one, whole and locked before it is there: a crash leaves the one or the
+    /// other.
+    fn replace(&mut self, content: &[u8]) -> io::Result<()> {
+        let beside = self.path.with_extension("journal-new");
+        let mut file = File::create(&beside)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&beside, &self.path)?;
+        self.file = file;
+        let dir = self.path.parent().map(File::open).transpose()?;
+        dir.map_or(Ok(()), |dir| dir.sync_all())
+    }
+}
+
+/// A record as it is written.
+fn line(record: &Record) -> Vec<u8> {
+    let mut line = serde_json::to_vec(record).expect("records are plain data");
+    line.push(b'\n');
+    line
+}
+
+/// The file at `path`, made where it is missing, and locked.
+fn locked(path: &Path) -> Result<File, JournalError> {
+    let io = |source| JournalError::Io { path: path.to_owned(), source };
+    for _ in 0..OPENINGS {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => break,
+            Err(other) => return Err(io(other.into())),
+        }
+        // Between the two calls another controller may have put a shorter one there, and ended.
+        let there = fs::metadata(path).map(|there| there.ino()).ok();
+        if there == file.metadata().map(|own| own.ino()).ok() {
+            return Ok(file);
+        }
+    }
+    Err(JournalError::Held { path: path.to_owned() })
 }
 
 impl Journal for FileJournal {
     fn append(&mut self, record: &Record) -> Result<(), JournalError> {
         let io = |source| JournalError::Io { path: self.path.clone(), source };
-        let mut line = serde_json::to_vec(record).expect("records are plain data");
-        line.push(b'\n');
-        self.file.write_all(&line).map_err(io)?;
+        self.file.write_all(&line(record)).map_err(io)?;
         if must_be_durable(record) {
             self.file.sync_data().map_err(io)?;
         }
@@ -249,6 +283,27 @@ mod tests {
         Record::Settled { at: Moment::default(), device: device.to_owned(), how: "gone".to_owned() }
     }
 
+    fn reported() -> Record {
+        let sizes = scale::plan::Sizes { memory: scale::units::Bytes::gib(1), vcpus: 1 };
+        let report = scale::report::Report {
+            began: Moment::default(),
+            took: scale::time::Span::millis(1),
+            from: sizes,
+            asked: scale::plan::Asked::default(),
+            achieved: Some(sizes),
+            guest: scale::report::GuestSizes::default(),
+            disks: Vec::new(),
+            settings: Vec::new(),
+            verdict: scale::report::Verdict::Proven,
+            strength: None,
+            steps: Vec::new(),
+            held_back: Vec::new(),
+            left_behind: Vec::new(),
+            pending: Vec::new(),
+        };
+        Record::Reported { report: Box::new(report) }
+    }
+
     #[test]
     fn a_torn_last_line_is_dropped_and_damage_elsewhere_is_not() {
         let dir = tempfile::tempdir().unwrap();
@@ -284,6 +339,32 @@ mod tests {
         assert_eq!(FileJournal::holder(dir.path(), "vm").unwrap(), None);
         assert_eq!(FileJournal::holder(dir.path(), "unknown").unwrap(), None);
         assert!(FileJournal::open(dir.path(), "vm").is_ok());
+    }
+
+    #[test]
+    fn a_long_journal_is_shortened_to_what_still_matters_and_stays_locked() {
+        let dir = tempfile::tempdir().unwrap();
+        let life = scale::observed::Life { thread: 7, started: Some(1) };
+        let props = scale::observed::VcpuProps::default();
+        let filled = vec![scale::observed::Filled { id: "supple-vcpu0".to_owned(), props, times: 3 }];
+        {
+            let mut journal = FileJournal::open(dir.path(), "vm").unwrap();
+            journal.append(&Record::Filled { life, filled: filled.clone() }).unwrap();
+            journal.append(&reported()).unwrap();
+            let long = settled(&"x".repeat(1 << 20));
+            journal.append(&long).unwrap();
+        }
+        let path = journal_path(dir.path(), "vm");
+        let mut journal = FileJournal::open(dir.path(), "vm").unwrap();
+        assert!(fs::metadata(&path).unwrap().len() < 1 << 20);
+        assert!(matches!(FileJournal::open(dir.path(), "vm"), Err(JournalError::Held { .. })));
+        journal.append(&settled("later")).unwrap();
+        drop(journal);
+        let history = FileJournal::read(dir.path(), "vm").unwrap();
+        assert_eq!(history.filled(Some(life)), filled);
+        assert!(history.report().is_some());
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 
     #[test]

@@ -82,19 +82,22 @@ pub enum ResizeError {
     Unsound(Vec<Finding>),
 }
 
-/// What the machine shows, with the removals that the journal knows to be pending.
+/// What the machine shows, with what the journal knows of it besides.
 pub async fn observe(
     hypervisor: &mut impl Hypervisor,
     journal: &scale::history::History,
 ) -> Result<Observed, ObserveError> {
     let seen = hypervisor.observe().await?;
-    Ok(with_pending(seen, journal))
+    Ok(remembered(seen, journal))
 }
 
-fn with_pending(mut seen: Observed, journal: &scale::history::History) -> Observed {
+/// The observation with what the machine itself does not show: the removals that are pending, and the vCPUs that were
+/// plugged since QEMU started.
+fn remembered(mut seen: Observed, journal: &scale::history::History) -> Observed {
     let settled = journal.settled(&seen);
     seen.pending = journal.pending().to_vec();
     seen.pending.retain(|p| !settled.iter().any(|(device, _)| device == &p.device));
+    seen.vcpus.filled = journal.filled(seen.machine.life).to_vec();
     seen
 }
 
@@ -129,7 +132,7 @@ pub async fn resize(
         account.add(&run);
         hypervisor.remarks().into_iter().for_each(|remark| account.remark(remark));
         seen = match last {
-            Some(last) => with_pending(last, journal.history()),
+            Some(last) => remembered(last, journal.history()),
             None => match observe(hypervisor, journal.history()).await {
                 Ok(now) => now,
                 Err(error) => return finish(hypervisor, journal, account, Err(error.to_string())),
@@ -344,7 +347,11 @@ fn tell(party: &mut impl Party, plan: &Plan, record: &Record) {
             party.told(Progress::Sending(*place, act));
         }
         Record::Concluded { place, outcome, .. } => party.told(Progress::Concluded(*place, outcome)),
-        Record::Began { .. } | Record::Ended { .. } | Record::Settled { .. } | Record::Reported { .. } => {}
+        Record::Began { .. }
+        | Record::Ended { .. }
+        | Record::Settled { .. }
+        | Record::Filled { .. }
+        | Record::Reported { .. } => {}
     }
 }
 

@@ -128,6 +128,7 @@ pub fn audit(plan: &Plan, seen: &Observed, limits: &Limits) -> Vec<Finding> {
         at: None,
         findings: Vec::new(),
         since_vcpu_removal: seen.vcpus.removed_before,
+        vcpus_started: seen.vcpus.started(),
         made: Bytes::ZERO,
         freed: Bytes::ZERO,
     };
@@ -150,6 +151,8 @@ struct Auditor<'a> {
     at: Option<usize>,
     findings: Vec<Finding>,
     since_vcpu_removal: bool,
+    /// In this QEMU's life, up to the present step.
+    vcpus_started: u32,
     /// Host memory that the steps so far have made.
     made: Bytes,
     /// Host memory that they gave back.

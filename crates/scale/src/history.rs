@@ -1,9 +1,10 @@
 //! What a machine's journal adds up to: the run that was left open, the removals that are pending, the last report.
 //!
 //! A pending removal is derived, never stored: it is an unplug whose intention is written and whose proof or refusal
-//! is not. So a controller that dies between the two forgets nothing.
+//! is not. So a controller that dies between the two forgets nothing. Nor are the vCPUs that were plugged in one QEMU's
+//! life: each intention of one counts.
 
-use crate::observed::{Observed, Pending, PendingDevice, VcpuState};
+use crate::observed::{Filled, Life, Observed, Pending, PendingDevice, VcpuProps, VcpuState};
 use crate::plan::{Act, Plan};
 use crate::report::Report;
 use crate::run::{Outcome, Place, Record};
@@ -21,6 +22,10 @@ pub struct History {
     /// True while an act is sent that asks again for what was pending already.
     again: bool,
     report: Option<Report>,
+    /// The QEMU process that the last run was for.
+    life: Option<Life>,
+    /// How often its places for vCPUs were filled, or were about to be.
+    filled: Vec<Filled>,
 }
 
 /// A run that has begun and not ended.
@@ -52,6 +57,7 @@ impl History {
     pub fn note(&mut self, record: &Record) {
         match record {
             Record::Began { at, wanted, plan } => {
+                self.enter(plan.basis.life, &plan.basis.filled);
                 self.open = Some(OpenRun {
                     began: *at,
                     wanted: wanted.clone(),
@@ -65,7 +71,26 @@ impl History {
             Record::Ended { .. } => self.open = None,
             Record::Settled { device, .. } => self.pending.retain(|p| p.device.id() != device),
             Record::Reported { report } => self.report = Some((**report).clone()),
+            Record::Filled { life, filled } => {
+                (self.life, self.filled) = (Some(*life), filled.clone());
+            }
         }
+    }
+
+    /// How often places for vCPUs were filled since this QEMU started. An intention counts, whatever became of it: one
+    /// too many is a refusal, one too few ends the machine.
+    pub fn filled(&self, life: Option<Life>) -> &[Filled] {
+        match self.life.zip(life) {
+            Some((then, now)) if then.may_be(now) => &self.filled,
+            Some(_) | None => &[],
+        }
+    }
+
+    /// What is still to be known of a journal that is shortened: nothing, or how often places were
+    /// filled in the last run's QEMU.
+    pub fn lasting(&self) -> Option<Record> {
+        let life = self.life.filter(|_| !self.filled.is_empty())?;
+        Some(Record::Filled { life, filled: self.filled.clone() })
     }
 
     /// The run that was left open: its controller died.
@@ -98,10 +123,29 @@ impl History {
             .collect()
     }
 
+    /// A run begins in this QEMU, in whose life so much was known to be filled. What was in an earlier one is gone with
+    /// it.
+    fn enter(&mut self, life: Option<Life>, filled: &[Filled]) {
+        match self.life.zip(life) {
+            // Once known, the moment of its start is kept.
+            Some((then, now)) if then.may_be(now) => {
+                self.life = Some(Life { started: now.started.or(then.started), ..now });
+            }
+            Some(_) | None => {
+                self.filled.clear();
+                self.life = life;
+            }
+        }
+        if !filled.is_empty() {
+            self.filled = filled.to_vec();
+        }
+    }
+
     fn note_sending(&mut self, at: Moment, place: Place, refused_before: bool) {
         let Some(open) = &mut self.open else { return };
         open.sending = Some(place);
         let device = match place.act(&open.plan) {
+            Some(Act::PlugVcpu { id, props, .. }) => return fill(&mut self.filled, id, *props),
             Some(Act::UnplugDimm { id, memdev, .. }) => {
                 PendingDevice::Dimm { id: id.clone(), memdev: memdev.clone() }
             }
@@ -139,6 +183,16 @@ impl History {
     }
 }
 
+fn fill(filled: &mut Vec<Filled>, id: &str, props: VcpuProps) {
+    match filled.iter_mut().find(|filled| filled.props == props) {
+        Some(known) => {
+            known.times = known.times.saturating_add(1);
+            id.clone_into(&mut known.id);
+        }
+        None => filled.push(Filled { id: id.to_owned(), props, times: 1 }),
+    }
+}
+
 fn how_it_ended(device: &PendingDevice, seen: &Observed, refused_before: bool) -> Option<String> {
     let refusal = match device {
         PendingDevice::Dimm { id, .. } => match seen.memory.dimms.iter().find(|d| d.id == *id) {
@@ -154,4 +208,84 @@ fn how_it_ended(device: &PendingDevice, seen: &Observed, refused_before: bool) -
         }
     };
     refusal.filter(|_| seen.guest.heard().is_some() && !refused_before).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Asked, Basis, Proof, Sizes, Step, Strength};
+    use crate::time::Span;
+    use crate::units::Bytes;
+
+    fn life(thread: u32) -> Life {
+        Life { thread, started: Some(1) }
+    }
+
+    fn began(life: Option<Life>) -> Record {
+        let props = VcpuProps { core_id: Some(1), ..VcpuProps::default() };
+        let act = Act::PlugVcpu { id: "supple-vcpu0".to_owned(), driver: String::new(), props };
+        let unplug = Act::UnplugVcpu { id: "supple-vcpu0".to_owned() };
+        let step = |act, undo| Step {
+            group: 0,
+            act,
+            proof: Proof::VcpusOnline { count: 2 },
+            strength: Strength::GuestConfirmed,
+            deadline: Span::secs(1),
+            undo,
+        };
+        let sizes = Sizes { memory: Bytes::gib(1), vcpus: 1 };
+        let basis = Basis { life, ..Basis::default() };
+        let plan = Plan {
+            basis,
+            from: sizes,
+            asked: Asked::default(),
+            to: sizes,
+            steps: vec![step(act, vec![unplug])],
+            notes: Vec::new(),
+            unmet: Vec::new(),
+        };
+        Record::Began { at: Moment::default(), wanted: Wanted::default(), plan: Box::new(plan) }
+    }
+
+    fn sending(undo: Option<usize>) -> Record {
+        Record::Sending { at: Moment::default(), place: Place { step: 0, undo }, refused_before: false }
+    }
+
+    fn times(records: &[Record], life: Option<Life>) -> Vec<u32> {
+        History::of(records).filled(life).iter().map(|filled| filled.times).collect()
+    }
+
+    #[test]
+    fn each_intention_to_plug_a_vcpu_counts_in_its_qemu_s_life() {
+        let mut records = vec![began(Some(life(7)))];
+        assert!(times(&records, Some(life(7))).is_empty(), "nothing was sent");
+        records.push(sending(None));
+        assert_eq!(times(&records, Some(life(7))), [1], "killed before it heard the answer");
+        records.push(sending(Some(0)));
+        records.extend([began(Some(life(7))), sending(None)]);
+        assert_eq!(times(&records, Some(life(7))), [2], "a removal takes nothing off");
+        assert!(times(&records, Some(life(8))).is_empty(), "another QEMU");
+        assert!(times(&records, None).is_empty(), "who knows which QEMU");
+        records.extend([began(Some(life(8))), sending(None)]);
+        assert_eq!(times(&records, Some(life(8))), [1], "the machine was stopped and started");
+        assert!(times(&records, Some(life(7))).is_empty());
+    }
+
+    #[test]
+    fn a_qemu_that_was_once_seen_from_elsewhere_is_still_the_same() {
+        let afar = Life { started: None, ..life(7) };
+        let records = [began(Some(life(7))), sending(None), began(Some(afar)), sending(None)];
+        assert_eq!(times(&records, Some(life(7))), [2]);
+        let later = Life { started: Some(2), ..life(7) };
+        assert!(times(&records, Some(later)).is_empty(), "the number was used again");
+    }
+
+    #[test]
+    fn a_shortened_journal_knows_as_much_of_the_places() {
+        let records = [began(Some(life(7))), sending(None), sending(None)];
+        let kept = History::of(&records).lasting().expect("a place was filled");
+        assert_eq!(times(&[kept.clone(), began(Some(life(7))), sending(None)], Some(life(7))), [3]);
+        assert!(times(&[kept, began(Some(life(8)))], Some(life(8))).is_empty());
+        assert_eq!(History::of(&[began(Some(life(7)))]).lasting(), None);
+    }
 }

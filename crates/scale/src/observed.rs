@@ -5,10 +5,14 @@
 //! without QEMU's side beside it.
 
 mod disk;
+mod life;
 mod nic;
+mod vcpu;
 
 pub use disk::{Disk, DiskBus, GuestDisk, Layer, LayerKind, Lies, Pool};
+pub use life::Life;
 pub use nic::{GuestInterface, IpRate, Nic, RateGrain};
+pub use vcpu::{Filled, VcpuProps, VcpuSlot, VcpuState, Vcpus};
 
 use crate::guests::System;
 use crate::setting::{CpuPower, Setting};
@@ -125,6 +129,9 @@ pub struct Machine {
     /// Who keeps the machine's definition and carries out what is done to it.
     #[serde(default)]
     pub manager: Manager,
+    /// Which QEMU process this is, where that can be told.
+    #[serde(default)]
+    pub life: Option<Life>,
 }
 
 /// Who keeps a machine's definition. It decides what devices are called, and who makes what they are made of.
@@ -290,7 +297,16 @@ pub struct Ost {
 impl Ost {
     /// Why the guest refused an ejection, if this is such an answer.
     pub fn refusal(&self) -> Option<&'static str> {
-        if matches!(self.source, 3 | 0x103) { crate::sight::ost_refusal(self.status) } else { None }
+        if self.is_of_ejection() { crate::sight::ost_refusal(self.status) } else { None }
+    }
+
+    /// True where the guest has granted an ejection.
+    pub fn is_ejected(&self) -> bool {
+        self.is_of_ejection() && self.status == 0
+    }
+
+    fn is_of_ejection(&self) -> bool {
+        matches!(self.source, 3 | 0x103)
     }
 }
 
@@ -377,108 +393,6 @@ pub struct Node {
     pub id: u32,
     /// Its present memory: boot memory, DIMMs and virtio-mem.
     pub memory: Bytes,
-}
-
-/// The vCPUs that QEMU gives the guest.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Vcpus {
-    /// All places for a vCPU, in ascending topology order (node, socket, die, core, thread); empty where the machine
-    /// has no vCPU hot-plug.
-    pub slots: Vec<VcpuSlot>,
-    /// True where the machine has shown that a vCPU was removed since it started (an eject that the guest confirmed,
-    /// from `query-acpi-ospm-status`, or one of our own).
-    pub removed_before: bool,
-}
-
-impl Vcpus {
-    /// How many vCPUs are plugged. A slot may hold more than one (whole cores on POWER).
-    pub fn plugged(&self) -> u32 {
-        self.slots.iter().filter(|s| s.state.is_taken()).map(|s| s.count).sum()
-    }
-
-    /// How many vCPUs there can be.
-    pub fn ceiling(&self) -> u32 {
-        self.slots.iter().map(|s| s.count).sum()
-    }
-}
-
-/// One place for a vCPU (`query-hotpluggable-cpus`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct VcpuSlot {
-    /// The device type to plug, such as `qemu64-x86_64-cpu`.
-    pub driver: String,
-    /// How many vCPUs the slot holds.
-    pub count: u32,
-    /// Where it is: all properties that QEMU lists, which must all be given back to it.
-    pub props: VcpuProps,
-    /// Whether it is taken, and by what.
-    pub state: VcpuState,
-    /// The id that a vCPU plugged here gets from the machine's manager; absent where Supple chooses.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// What the guest's ACPI driver said last of this slot, if anything.
-    pub ost: Option<Ost>,
-}
-
-/// The place of a vCPU, exactly as QEMU lists it. Ordered by node, drawer, book, socket, die, cluster, module, core,
-/// thread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct VcpuProps {
-    /// NUMA node.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node_id: Option<u32>,
-    /// Drawer (s390x, QEMU 8.2 and later).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drawer_id: Option<u32>,
-    /// Book within the drawer (s390x, QEMU 8.2 and later).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub book_id: Option<u32>,
-    /// Socket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub socket_id: Option<u32>,
-    /// Die within the socket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub die_id: Option<u32>,
-    /// Cluster within the die.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cluster_id: Option<u32>,
-    /// Module within the cluster (QEMU 9.1 and later).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub module_id: Option<u32>,
-    /// Core.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub core_id: Option<u32>,
-    /// Thread within the core.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub thread_id: Option<u32>,
-}
-
-/// Whether a vCPU slot is taken.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum VcpuState {
-    /// Nothing there.
-    Free,
-    /// There since boot without an id (`-smp`): QEMU cannot remove it.
-    Boot,
-    /// A device with this id: removable if the guest agrees.
-    Device(String),
-    /// Nothing there, and Supple cannot plug anything, for this reason (a place described by a property that it does
-    /// not know and could not give back).
-    Barred(String),
-}
-
-impl VcpuState {
-    /// True where the slot holds a vCPU.
-    pub fn is_taken(&self) -> bool {
-        match self {
-            VcpuState::Boot | VcpuState::Device(_) => true,
-            VcpuState::Free | VcpuState::Barred(_) => false,
-        }
-    }
 }
 
 /// What the guest says of itself.

@@ -71,6 +71,13 @@ pub enum Record {
         /// How it ended.
         how: String,
     },
+    /// How often places for vCPUs were filled by runs that the journal no longer holds.
+    Filled {
+        /// In which QEMU's life.
+        life: crate::observed::Life,
+        /// Which places, and how often.
+        filled: Vec<crate::observed::Filled>,
+    },
     /// What was reported to the user at the end of a command.
     Reported {
         /// The report.

@@ -33,7 +33,11 @@ struct Lot {
     spare: bool,
     vcpus: Vec<u8>,
     removed_before: bool,
-    old_tcg: bool,
+    /// The version of a QEMU under TCG.
+    tcg: Option<u32>,
+    one_thread: bool,
+    /// How often each place was filled before, as the journal has it.
+    plugs: Vec<u32>,
     heard: Option<(u8, u64, Option<AutoOnline>, bool)>,
     vhost: Option<u32>,
     cgroup: Option<u64>,
@@ -85,7 +89,9 @@ prop_compose! {
         spare in prop::bool::weighted(0.2),
         mut vcpus in prop::collection::vec(0u8..4, 0..9),
         removed_before in any::<bool>(),
-        old_tcg in any::<bool>(),
+        tcg in prop::option::of(prop::sample::select(vec![7, 10])),
+        one_thread in prop::bool::weighted(0.2),
+        plugs in prop::collection::vec(0u32..3, 0..9),
         heard in prop::option::weighted(0.8, (any::<u8>(), 0u64..100, prop::option::of(prop::sample::select(vec![
             AutoOnline::Offline, AutoOnline::Online, AutoOnline::Kernel, AutoOnline::Movable,
         ])), any::<bool>())),
@@ -97,8 +103,8 @@ prop_compose! {
             *first = 1;
         }
         Lot {
-            boot, ceiling, slots, block, nodes, dimms, virtio, balloon, spare, vcpus, removed_before, old_tcg, heard,
-            vhost, cgroup,
+            boot, ceiling, slots, block, nodes, dimms, virtio, balloon, spare, vcpus, removed_before, tcg,
+            one_thread, plugs, heard, vhost, cgroup,
         }
     }
 }
@@ -247,13 +253,22 @@ impl Lot {
             at,
             machine: Machine {
                 state: "running".into(),
-                qemu: Version(7, 2, 0),
-                accel: if self.old_tcg { Accel::Tcg } else { Accel::Kvm },
+                qemu: Version(self.tcg.unwrap_or(7), 2, 0),
+                accel: if self.tcg.is_some() { Accel::Tcg } else { Accel::Kvm },
                 ..Machine::default()
             },
             vcpus: Vcpus {
                 slots: self.vcpus.iter().enumerate().map(slot).collect(),
                 removed_before: self.removed_before,
+                one_thread: self.one_thread,
+                filled: (0..)
+                    .zip(&self.plugs)
+                    .map(|(nth, times)| Filled {
+                        id: format!("vcpu{nth}"),
+                        props: VcpuProps { core_id: Some(nth), ..VcpuProps::default() },
+                        times: *times,
+                    })
+                    .collect(),
             },
             power: Known::default(),
             disks: Known::default(),

@@ -6,8 +6,8 @@ use crate::vcpus::VCPU_DRIVER;
 use crate::world::World;
 use scale::guests::System;
 use scale::observed::{
-    AutoOnline, Backend, Balloon, BalloonStats, Dimm, DimmKind, Guest, GuestFacts, Known, Machine, Manager,
-    MemInfo, Memory, Node, Observed, VcpuSlot, Vcpus, VirtioMem, blocks_of,
+    AutoOnline, Backend, Balloon, BalloonStats, Dimm, DimmKind, Guest, GuestFacts, Known, Life, Machine,
+    Manager, MemInfo, Memory, Node, Observed, VcpuSlot, Vcpus, VirtioMem, blocks_of,
 };
 use scale::sight::GuestView;
 use scale::units::Bytes;
@@ -112,6 +112,7 @@ impl World {
                 state: qemu.state.clone(),
                 busy: qemu.busy.clone(),
                 manager: qemu.manager,
+                life: Some(Life { thread: qemu.process, started: Some(u64::from(qemu.process)) }),
             },
             memory: Memory {
                 boot: qemu.boot,
@@ -128,7 +129,12 @@ impl World {
                     .collect(),
                 nodes: qemu.said_nodes(),
             },
-            vcpus: Vcpus { slots, removed_before: qemu.vcpu_removed },
+            vcpus: Vcpus {
+                slots,
+                removed_before: qemu.vcpu_removed,
+                one_thread: qemu.one_thread && qemu.taken_places().count() > 1,
+                filled: Vec::new(),
+            },
             power: self.fittings.power.map_or_else(Known::default, Known::Is),
             disks: Known::Is(disks),
             nics: Known::Is(self.fittings.nics.clone()),

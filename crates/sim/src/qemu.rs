@@ -10,7 +10,7 @@ use scale::sight::Event;
 use scale::units::Bytes;
 use std::collections::BTreeMap;
 
-/// Up to here QEMU dies of a DIMM added after a vCPU was removed, under TCG: seen with 7.2, not with 10.0.
+/// Up to here QEMU dies of what is plugged after a vCPU was removed, under TCG: seen with 7.2, not with 10.0.
 const TCG_MENDED: Version = Version(8, 0, 0);
 
 /// A QEMU process.
@@ -35,6 +35,12 @@ pub(crate) struct Qemu {
     pub(crate) balloon: Option<BalloonDevice>,
     pub(crate) places: Vec<Place>,
     pub(crate) vcpu_removed: bool,
+    /// How many vCPUs were plugged since it started.
+    pub(crate) vcpus_plugged: usize,
+    /// All vCPUs run on one thread.
+    pub(crate) one_thread: bool,
+    /// What tells this process from others.
+    pub(crate) process: u32,
     /// When the last size event was sent.
     pub(crate) size_told: Option<scale::time::Moment>,
     pub(crate) gone: Option<String>,
@@ -157,7 +163,7 @@ impl World {
         }
         let size = self.check_plug(plug)?;
         let addr = self.place_dimm(plug.addr, size)?;
-        if self.dies_of_dimm_changes() {
+        if self.dies_of_vcpu_removal() {
             self.vanish("double free or corruption (out)");
             return Ok(());
         }
@@ -337,14 +343,15 @@ impl World {
         self.tell(Event::Ost { slot_type: "DIMM".into(), slot, device, source, status });
     }
 
-    /// Debian's 7.2 under TCG frees memory twice when a DIMM comes or goes after a vCPU was removed.
-    fn dies_of_dimm_changes(&self) -> bool {
+    /// Debian's 7.2 under TCG has a damaged heap once a vCPU was removed, and ends when a DIMM comes or goes or a vCPU
+    /// comes.
+    pub(crate) fn dies_of_vcpu_removal(&self) -> bool {
         self.qemu.accel == Accel::Tcg && self.qemu.version < TCG_MENDED && self.qemu.vcpu_removed
     }
 
     /// The guest lets a DIMM go. Its last word comes after the device is gone and names only the slot.
     pub(crate) fn dimm_leaves(&mut self, id: &str) {
-        if self.dies_of_dimm_changes() {
+        if self.dies_of_vcpu_removal() {
             return self.vanish("double free or corruption (out)");
         }
         let Some(index) = self.qemu.dimms.iter().position(|d| d.id == id) else { return };

@@ -36,6 +36,9 @@ impl World {
             balloon: None,
             places: Vec::new(),
             vcpu_removed: false,
+            vcpus_plugged: 0,
+            one_thread: false,
+            process: 1000,
             size_told: None,
             gone: None,
         };
@@ -77,6 +80,20 @@ impl World {
     #[must_use]
     pub fn in_libvirt(mut self) -> World {
         self.qemu.manager = Manager::Libvirt;
+        self
+    }
+
+    /// With all vCPUs on one thread (`-accel tcg,thread=single`).
+    #[must_use]
+    pub fn one_thread(mut self) -> World {
+        self.qemu.one_thread = true;
+        self
+    }
+
+    /// Another QEMU process than that of other worlds: the machine was stopped and started.
+    #[must_use]
+    pub fn process(mut self, process: u32) -> World {
+        self.qemu.process = process;
         self
     }
 

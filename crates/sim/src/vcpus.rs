@@ -4,7 +4,7 @@ use crate::clock::{Happening, pace};
 use crate::mood::Mood;
 use crate::qemu::Qemu;
 use crate::world::World;
-use scale::observed::{Ost, VcpuProps, VcpuState};
+use scale::observed::{Accel, Ost, VcpuProps, VcpuState};
 use scale::sight::Event;
 
 /// One place for a vCPU.
@@ -40,6 +40,13 @@ impl Qemu {
     pub(crate) fn taken_places(&self) -> impl Iterator<Item = u32> {
         (0..).zip(&self.places).filter(|(_, p)| p.state.is_taken()).map(|(number, _)| number)
     }
+
+    /// Under TCG each vCPU takes one of as many contexts as there are places, and none comes back (tcg/tcg.c, 10.0). On
+    /// one thread, all use the same.
+    fn has_no_context(&self) -> bool {
+        let boot = self.places.iter().filter(|p| p.state == VcpuState::Boot).count();
+        self.accel == Accel::Tcg && !self.one_thread && boot + self.vcpus_plugged > self.places.len()
+    }
 }
 
 impl World {
@@ -59,10 +66,19 @@ impl World {
             let last = self.qemu.places.len().saturating_sub(1);
             return Err(format!("Invalid CPU core-id: {:?} must be in range 0:{last}", props.core_id));
         };
-        let place = &mut self.qemu.places[number];
-        if place.state.is_taken() {
+        if self.qemu.places[number].state.is_taken() {
             return Err(format!("CPU[{number}] with APIC ID {number} exists"));
         }
+        if self.dies_of_vcpu_removal() {
+            self.vanish("malloc(): largebin double linked list corrupted (nextsize)");
+            return Ok(());
+        }
+        self.qemu.vcpus_plugged += 1;
+        if self.qemu.has_no_context() {
+            self.vanish("tcg_register_thread: assertion failed: (n < tcg_max_ctxs)");
+            return Ok(());
+        }
+        let place = &mut self.qemu.places[number];
         place.state = VcpuState::Device(id.to_owned());
         place.inserting = true;
         place.removing = false;
@@ -123,6 +139,9 @@ impl World {
     /// The guest lets a vCPU go; Linux takes it offline by itself (acpi_processor_remove).
     pub(crate) fn vcpu_leaves(&mut self, id: &str) {
         let Some(number) = self.qemu.places.iter().position(|p| p.device() == Some(id)) else { return };
+        if self.qemu.accel == Accel::Tcg && self.qemu.one_thread {
+            return self.vanish("qemu_thread_join: Resource deadlock avoided");
+        }
         self.qemu.places[number].state = VcpuState::Free;
         self.qemu.places[number].removing = false;
         self.qemu.vcpu_removed = true;

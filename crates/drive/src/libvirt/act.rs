@@ -24,6 +24,7 @@ use crate::guest::reach::Reach;
 use crate::qmp::act::{REQUESTED, guard, make_known, offline, online, path};
 use crate::qmp::driver::duration;
 use crate::qmp::monitor::Monitor;
+use crate::qmp::observe::may_lose_a_vcpu;
 
 /// What changes one domain.
 #[derive(Debug)]
@@ -87,7 +88,10 @@ impl Hand {
                 let call = move |domain: &Domain| domain.set_vcpu(&number, true, affect);
                 self.change("a vCPU's plugging", until, call).await.map_err(|error| explained(error, id))
             }
-            Act::UnplugVcpu { id } => self.unplug_vcpu(id, until).await,
+            Act::UnplugVcpu { id } => {
+                may_lose_a_vcpu(monitor).await?;
+                self.unplug_vcpu(id, until).await
+            }
             Act::MakeKnown { device, after } => {
                 make_known(monitor, reach, device, duration(*after), until).await
             }

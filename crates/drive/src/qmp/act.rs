@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::driver::duration;
 use super::monitor::Monitor;
-use super::{look, power, set};
+use super::{look, observe, power, set};
 use crate::disk;
 use crate::guest::reach::Reach;
 use crate::guest::{onlining, probe, zones};
@@ -44,7 +44,11 @@ pub(super) async fn apply(
         Act::PlugDimm { id, memdev, brings: None, slot, node, addr } => {
             order("device_add", dimm(id, memdev, *slot, *node, *addr)).await
         }
-        Act::UnplugDimm { id, .. } | Act::UnplugVcpu { id } => order("device_del", json!({ "id": id })).await,
+        Act::UnplugDimm { id, .. } => order("device_del", json!({ "id": id })).await,
+        Act::UnplugVcpu { id } => {
+            observe::may_lose_a_vcpu(monitor).await?;
+            order("device_del", json!({ "id": id })).await
+        }
         Act::PlugVcpu { id, driver, props } => {
             order("device_add", vcpu(id, driver, props)).await?;
             power::follow(monitor).await

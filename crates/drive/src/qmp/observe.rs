@@ -1,7 +1,7 @@
 //! Everything there is to know of a machine, asked of QEMU in at most two exchanges: one for all that has a name, one
 //! for what the first named (the balloon's figures, and once the boot memory's backing). It changes nothing.
 
-use scale::observed::{Accel, Backing, Balloon, DimmKind, Host, Machine, Memory, Node, Vcpus, Version};
+use scale::observed::{Accel, Backing, Balloon, DimmKind, Host, Life, Machine, Memory, Node, Vcpus, Version};
 use scale::units::Bytes;
 use serde_json::{Value, json};
 
@@ -11,9 +11,9 @@ use super::cmdline::CommandLine;
 use super::monitor::Monitor;
 use super::replies::{
     self, BalloonInfo, Devices, HotpluggableCpu, Kvm, Memdev, MemoryConfig, MemoryDevice, Migration, Name,
-    OspmStatus, Property, SizeSummary, Status, Target, Uuid,
+    OspmStatus, Property, SizeSummary, Status, Target, Uuid, VcpuThread,
 };
-use crate::{ObserveError, host};
+use crate::{ApplyError, ObserveError, host};
 
 /// QEMU's side of an observation, and the host's.
 #[derive(Debug)]
@@ -59,6 +59,7 @@ struct Current {
     migration: Migration,
     objects: Vec<Property>,
     peripherals: Vec<Peripheral>,
+    threads: Vec<VcpuThread>,
 }
 
 /// A device's folder and entry.
@@ -105,6 +106,8 @@ pub(crate) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> R
     let vcpus = Vcpus {
         slots: replies::vcpu_slots(current.cpus.unwrap_or_default(), &current.ospm, monitor.manager())?,
         removed_before: replies::vcpu_removed_before(&current.ospm),
+        one_thread: replies::on_one_thread(&current.threads),
+        filled: Vec::new(),
     };
     let page = page_of(&backing);
     let Devices { dimms, virtio_mem, .. } = devices;
@@ -122,7 +125,8 @@ pub(crate) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> R
     };
     memory.nodes = nodes(current.numa.as_deref().unwrap_or_default(), &memory);
     let busy = replies::busy(&current.migration);
-    let machine = machine(monitor, lasting, current.status.status, busy);
+    let life = life(&current.threads, lasting.pid);
+    let machine = machine(monitor, lasting, current.status.status, busy, life);
     Ok(Seen { machine, memory, vcpus, host: host::look(lasting.pid, page), balloon: balloon_path })
 }
 
@@ -137,7 +141,19 @@ fn nodes(numa: &str, memory: &Memory) -> Vec<Node> {
     if nodes.is_empty() { vec![Node { id: 0, memory: memory.total() }] } else { nodes }
 }
 
-fn machine(monitor: &Monitor, lasting: &Lasting, state: String, busy: Vec<String>) -> Machine {
+/// Which QEMU process this is.
+fn life(threads: &[VcpuThread], pid: Option<u32>) -> Option<Life> {
+    let first = threads.iter().min_by_key(|vcpu| vcpu.cpu_index)?;
+    Some(Life { thread: first.thread_id, started: pid.and_then(host::started) })
+}
+
+fn machine(
+    monitor: &Monitor,
+    lasting: &Lasting,
+    state: String,
+    busy: Vec<String>,
+    life: Option<Life>,
+) -> Machine {
     let version = monitor.version();
     let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     Machine {
@@ -150,6 +166,7 @@ fn machine(monitor: &Monitor, lasting: &Lasting, state: String, busy: Vec<String
         state,
         busy,
         manager: monitor.manager(),
+        life,
     }
 }
 
@@ -182,6 +199,22 @@ fn limits(lasting: &Lasting, base: u64, ospm: &[OspmStatus]) -> (Bytes, Bytes, u
     let slots = replies::dimm_slots(ospm);
     let spare = lasting.region.unwrap_or(0).saturating_sub(u64::from(slots) << 30);
     (boot, boot.checked_add(Bytes::new(spare)).unwrap_or(boot), slots)
+}
+
+/// Refuses where QEMU runs all vCPUs on one thread: it would end at the removal of one, which may be asked of it as a
+/// way back too.
+pub(crate) async fn may_lose_a_vcpu(monitor: &Monitor) -> Result<(), ApplyError> {
+    let (kvm, threads) = tokio::try_join!(
+        monitor.ask_if::<Kvm>("query-kvm", Value::Null),
+        monitor.ask_if::<Vec<VcpuThread>>("query-cpus-fast", Value::Null),
+    )?;
+    let emulated = kvm.is_some_and(|kvm| !kvm.enabled);
+    match emulated && replies::on_one_thread(&threads.unwrap_or_default()) {
+        true => Err(ApplyError::Refused(
+            "QEMU runs all vCPUs on one thread (TCG) and would end itself when one is removed".to_owned(),
+        )),
+        false => Ok(()),
+    }
 }
 
 async fn lasting(monitor: &Monitor) -> Result<Lasting, ObserveError> {
@@ -220,19 +253,21 @@ async fn current(monitor: &Monitor) -> Result<Current, ObserveError> {
     let none = || Value::Null;
     let objects = json!({ "path": "/objects" });
     let info_numa = json!({ "command-line": "info numa" });
-    let (status, base, devices, memdevs, cpus, ospm, balloon, numa, migration, objects, peripherals) = tokio::try_join!(
-        monitor.ask("query-status", none()),
-        monitor.ask("query-memory-size-summary", none()),
-        monitor.ask("query-memory-devices", none()),
-        monitor.ask_if("query-memdev", none()),
-        monitor.ask_if("query-hotpluggable-cpus", none()),
-        monitor.ask_if("query-acpi-ospm-status", none()),
-        monitor.ask_if("query-balloon", none()),
-        monitor.ask_if("human-monitor-command", info_numa),
-        monitor.ask_if("query-migrate", none()),
-        monitor.ask_if("qom-list", objects),
-        peripherals(monitor),
-    )?;
+    let (status, base, devices, memdevs, cpus, ospm, balloon, numa, migration, objects, peripherals, threads) =
+        tokio::try_join!(
+            monitor.ask("query-status", none()),
+            monitor.ask("query-memory-size-summary", none()),
+            monitor.ask("query-memory-devices", none()),
+            monitor.ask_if("query-memdev", none()),
+            monitor.ask_if("query-hotpluggable-cpus", none()),
+            monitor.ask_if("query-acpi-ospm-status", none()),
+            monitor.ask_if("query-balloon", none()),
+            monitor.ask_if("human-monitor-command", info_numa),
+            monitor.ask_if("query-migrate", none()),
+            monitor.ask_if("qom-list", objects),
+            peripherals(monitor),
+            monitor.ask_if::<Vec<VcpuThread>>("query-cpus-fast", none()),
+        )?;
     Ok(Current {
         status,
         base,
@@ -245,6 +280,7 @@ async fn current(monitor: &Monitor) -> Result<Current, ObserveError> {
         migration: migration.unwrap_or_default(),
         objects: objects.unwrap_or_default(),
         peripherals,
+        threads: threads.unwrap_or_default(),
     })
 }
 

@@ -2,19 +2,12 @@
 
 use scale::observed::{Known, Manager};
 use scale::setting::CpuPower;
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::monitor::Monitor;
+use super::replies::VcpuThread;
 use crate::power::{self, HostFiles, Threads};
 use crate::{ApplyError, ObserveError};
-
-/// `query-cpus-fast`, one of the list.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Cpu {
-    thread_id: u32,
-}
 
 /// What the vCPUs may take now.
 pub(crate) async fn read(monitor: &Monitor) -> Result<Known<CpuPower>, ObserveError> {
@@ -52,7 +45,7 @@ async fn threads(monitor: &Monitor) -> Result<Result<Threads, String>, ObserveEr
     let Some(pid) = monitor.pid() else {
         return Ok(Err("QEMU's process is not one of this host's that can be told".to_owned()));
     };
-    let cpus: Option<Vec<Cpu>> = monitor.ask_if("query-cpus-fast", Value::Null).await?;
+    let cpus: Option<Vec<VcpuThread>> = monitor.ask_if("query-cpus-fast", Value::Null).await?;
     let Some(cpus) = cpus else { return Ok(Err("this QEMU does not name its vCPUs' threads".to_owned())) };
     let mut vcpus: Vec<u32> = cpus.iter().map(|cpu| cpu.thread_id).collect();
     // Without `thread=multi`, TCG runs all vCPUs on one.

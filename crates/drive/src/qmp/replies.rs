@@ -108,6 +108,14 @@ pub(super) struct HotpluggableCpu {
     qom_path: Option<String>,
 }
 
+/// `query-cpus-fast`, one of the list: a vCPU and the thread that runs it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct VcpuThread {
+    pub(super) cpu_index: i64,
+    pub(super) thread_id: u32,
+}
+
 /// `query-acpi-ospm-status`, one of the list.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -290,6 +298,11 @@ pub(super) fn vcpu_removed_before(ospm: &[OspmStatus]) -> bool {
     ospm.iter().any(|word| {
         word.is_cpu() && word.device.is_none() && matches!(word.source, 3 | 0x103) && word.status == 0
     })
+}
+
+/// True where all vCPUs, of more than one, run on one thread.
+pub(super) fn on_one_thread(vcpus: &[VcpuThread]) -> bool {
+    vcpus.len() > 1 && vcpus.windows(2).all(|pair| pair[0].thread_id == pair[1].thread_id)
 }
 
 /// How many DIMM slots the machine has: the list holds one entry for each.

@@ -97,6 +97,22 @@ async fn devices_are_plugged_and_unplugged_with_all_that_places_them() {
 }
 
 #[tokio::test]
+async fn no_vcpu_is_taken_from_a_qemu_with_one_thread_for_all() {
+    let threads = |other| json!([{"cpu-index": 0, "thread-id": 7}, {"cpu-index": 1, "thread-id": other}]);
+    let unplug = async |accelerated, other| {
+        let table = willing().with("query-cpus-fast", threads(other));
+        let table = table.with("query-kvm", json!({"enabled": accelerated, "present": true}));
+        let (result, heard) = apply(table, Act::UnplugVcpu { id: "c".into() }).await;
+        (result, heard.iter().any(|(command, _)| command == "device_del"))
+    };
+    let (result, asked) = unplug(false, 7).await;
+    assert!(matches!(&result, Err(ApplyError::Refused(why)) if why.contains("one thread")), "{result:?}");
+    assert!(!asked);
+    assert_eq!(unplug(false, 8).await, (Ok(()), true));
+    assert_eq!(unplug(true, 7).await, (Ok(()), true));
+}
+
+#[tokio::test]
 async fn a_resize_is_sent_only_from_where_it_was_planned() {
     let resize =
         |from, to| Act::ResizeVirtioMem { id: "vm0".into(), from: Bytes::gib(from), to: Bytes::gib(to) };

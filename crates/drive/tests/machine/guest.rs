@@ -183,7 +183,7 @@ async fn a_wish_for_memory_asks_for_no_disk_and_no_nic() {
     let (qemu, agent) = (Party::play(Table::recorded(Q35)), Party::play(debian()));
     let mut machine = open(&qemu, Some(&agent)).await;
     let asked = || [qemu.heard_names(), agent.heard_names()].concat();
-    let beside = ["query-block", "query-cpus-fast", "guest-network-get-interfaces", "guest-exec"];
+    let beside = ["query-block", "guest-network-get-interfaces", "guest-exec"];
     let wanted = Wanted { memory: Some(Change::Grow(Bytes::gib(1))), ..Wanted::default() };
     machine.attend(wanted.scope());
     let seen = machine.observe().await.expect("observed");

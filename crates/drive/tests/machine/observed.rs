@@ -2,7 +2,7 @@
 
 use drive::{Hypervisor, ObserveError};
 use scale::observed::{
-    Accel, Backend, Backing, DimmKind, Node, Observed, Ost, VcpuProps, VcpuState, Version,
+    Accel, Backend, Backing, DimmKind, Life, Node, Observed, Ost, VcpuProps, VcpuState, Version,
 };
 use scale::units::Bytes;
 use serde_json::{Value, json};
@@ -52,6 +52,22 @@ async fn a_machine_with_everything_is_read() {
     assert_eq!(places, [at(0, 0), at(0, 1), at(1, 0), at(1, 1)]);
     assert_eq!((vcpus.plugged(), vcpus.ceiling(), vcpus.removed_before), (2, 4, false));
     assert_eq!(vcpus.slots[3].driver, "qemu64-x86_64-cpu");
+}
+
+#[tokio::test]
+async fn qemu_is_known_by_its_first_vcpu_s_thread() {
+    let with = |threads: &[(u32, u32)]| {
+        let list = threads.iter().map(|(index, thread)| json!({"cpu-index": index, "thread-id": thread}));
+        seen(Table::recorded(Q35).with("query-cpus-fast", list.collect()))
+    };
+    let life = |thread| Some(Life { thread, started: None });
+    let lone = with(&[(0, 7)]).await;
+    assert_eq!((lone.machine.life, lone.vcpus.one_thread), (life(7), false));
+    let many = with(&[(2, 9), (0, 7), (1, 8)]).await;
+    assert_eq!((many.machine.life, many.vcpus.one_thread), (life(7), false));
+    let shared = with(&[(0, 7), (1, 7)]).await;
+    assert_eq!((shared.machine.life, shared.vcpus.one_thread), (life(7), true));
+    assert_eq!(seen(Table::recorded(Q35)).await.machine.life, None, "this QEMU does not tell");
 }
 
 #[tokio::test]

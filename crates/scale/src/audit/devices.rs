@@ -1,7 +1,7 @@
 //! The rules of virtio-mem, the balloon and vCPUs.
 
 use super::{Auditor, Kind};
-use crate::observed::{VcpuProps, VcpuState};
+use crate::observed::{Accel, VcpuProps, VcpuState};
 use crate::plan::OWN_PREFIX;
 use crate::units::Bytes;
 
@@ -75,17 +75,30 @@ impl Auditor<'_> {
                 format!("'{id}' does not begin with {OWN_PREFIX}, by which our own devices are known")
             }),
         }
+        self.survives_vcpu_removal(id);
         let Some(place) = self.ledger.vcpus.iter_mut().find(|p| p.props == *props) else {
             self.find(Kind::Vcpu, format!("the machine has no place {props:?}"));
             return;
         };
-        let (state, takes) = (place.state.clone(), place.driver.clone());
+        let (state, takes, count) = (place.state.clone(), place.driver.clone(), place.count);
         place.state = VcpuState::Device(id.to_owned());
         self.require(state == VcpuState::Free, Kind::Vcpu, || {
             format!("the place of {id} is not free: {state:?}")
         });
         self.require(takes == driver, Kind::Vcpu, || {
             format!("{id} is a {driver}, its place takes a {takes}")
+        });
+        self.has_a_context_for(id, count);
+    }
+
+    /// Under TCG QEMU has one context for each vCPU that there can be at once, and takes none back (tcg/tcg.c, 10.0).
+    fn has_a_context_for(&mut self, id: &str, count: u32) {
+        self.vcpus_started = self.vcpus_started.saturating_add(count);
+        let most: u32 = self.ledger.vcpus.iter().map(|place| place.count).sum();
+        let fits = self.seen.machine.accel != Accel::Tcg || self.vcpus_started <= most;
+        let started = self.vcpus_started;
+        self.require(fits, Kind::KnownDanger, || {
+            format!("{id} is vCPU {started} of this QEMU's life, which ends under TCG with more than {most}")
         });
     }
 
@@ -98,6 +111,10 @@ impl Auditor<'_> {
             None => self.find(Kind::NotRemovable, format!("there is no vCPU device '{id}' to unplug")),
         }
         self.since_vcpu_removal = true;
+        let deadly = self.seen.machine.accel == Accel::Tcg && self.seen.vcpus.one_thread;
+        self.require(!deadly, Kind::KnownDanger, || {
+            format!("{id} goes, and QEMU runs all vCPUs on one thread, which it would wait for on that very thread")
+        });
         let left = self.ledger.sizes().vcpus;
         self.require(left > 0, Kind::NotRemovable, || "the last vCPU is removed".into());
     }

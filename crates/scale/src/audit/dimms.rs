@@ -222,8 +222,8 @@ impl Auditor<'_> {
         }
     }
 
-    /// QEMU 7.2 under TCG dies of a DIMM change after a vCPU was removed.
-    fn survives_vcpu_removal(&mut self, id: &str) {
+    /// QEMU 7.2 under TCG dies of a DIMM that comes or goes and of a vCPU that comes after a vCPU was removed.
+    pub(super) fn survives_vcpu_removal(&mut self, id: &str) {
         let machine = &self.seen.machine;
         let deadly = machine.accel == Accel::Tcg && machine.qemu < TCG_MENDED && self.since_vcpu_removal;
         self.require(!deadly, Kind::KnownDanger, || {

@@ -7,7 +7,7 @@ use super::dimm::{self, exact};
 use super::make::{Part, Scene};
 use super::resolve::Delta;
 use super::{Act, Obstacle, When};
-use crate::observed::{Accel, Backing, Version};
+use crate::observed::{Accel, Backing, VcpuSlot, Version};
 use crate::units::Bytes;
 use crate::wanted::Mechanism;
 
@@ -25,8 +25,14 @@ pub(super) fn whole(scene: &Scene<'_>, parts: &[Part]) -> Vec<Obstacle> {
     if has(|act| matches!(act, Act::PlugDimm { .. })) {
         found.extend(plugging(scene, parts));
     }
-    if has(|act| matches!(act, Act::PlugDimm { .. } | Act::UnplugDimm { .. })) {
+    if has(|act| matches!(act, Act::PlugDimm { .. } | Act::UnplugDimm { .. } | Act::PlugVcpu { .. })) {
         found.extend(after_vcpu_removal(scene));
+    }
+    if scene.seen.machine.accel == Accel::Tcg {
+        found.extend(too_many_vcpus(scene, parts));
+        if has(|act| matches!(act, Act::UnplugVcpu { .. })) {
+            found.extend(removal_from_one_thread(scene));
+        }
     }
     found
 }
@@ -87,19 +93,58 @@ fn plugging(scene: &Scene<'_>, parts: &[Part]) -> Vec<Obstacle> {
     found
 }
 
-/// A pair that kills QEMU: a DIMM change after a vCPU was removed, under TCG.
+/// A pair that kills QEMU: something is plugged, or a DIMM removed, after a vCPU was removed, under TCG.
 fn after_vcpu_removal(scene: &Scene<'_>) -> Option<Obstacle> {
     let machine = &scene.seen.machine;
     let deadly =
         machine.accel == Accel::Tcg && machine.qemu < Version(8, 0, 0) && scene.seen.vcpus.removed_before;
-    // Seen with Debian's 7.2 under TCG ("double free"), with a DIMM added and with one removed; not with 10.0.
+    // Seen with Debian's 7.2 under TCG (the heap is damaged by then), with a DIMM added, a DIMM removed and a vCPU
+    // added; not with 10.0.
     deadly.then(|| Obstacle {
         when: When::Cold,
         reason: format!(
-            "QEMU {} under TCG dies when a DIMM is added or removed after a vCPU was removed, which happened here",
+            "QEMU {} under TCG dies when a DIMM is added or removed, or a vCPU added, after a vCPU was removed, \
+             which happened here",
             machine.qemu
         ),
         way_out: "stop and start the machine, use KVM, or a later QEMU (10.0 was tried)".to_owned(),
+    })
+}
+
+/// Under TCG each vCPU takes one of as many contexts as there can be vCPUs, and a removed one does not give it back: QEMU
+/// ends itself at the first that finds none (`tcg_register_thread`, tcg/tcg.c, 2.12 to 10.0; seen with 10.0).
+fn too_many_vcpus(scene: &Scene<'_>, parts: &[Part]) -> Option<Obstacle> {
+    let vcpus = &scene.seen.vcpus;
+    let plugged = |slot: &&VcpuSlot| {
+        let is_here = |act: &Act| matches!(act, Act::PlugVcpu { props, .. } if *props == slot.props);
+        parts.iter().flat_map(Part::acts).any(is_here)
+    };
+    let more: u32 = vcpus.slots.iter().filter(plugged).map(|slot| slot.count).sum();
+    let (started, ceiling) = (vcpus.started(), vcpus.ceiling());
+    let left = ceiling.saturating_sub(started);
+    (more > left).then(|| Obstacle {
+        when: When::Cold,
+        reason: format!(
+            "QEMU under TCG ends itself when it has started more than {ceiling} vCPUs in its life, those that are \
+             gone counted in, and {started} were started"
+        ),
+        way_out: match left {
+            0 => "stop and start the machine, or use KVM".to_owned(),
+            left => format!(
+                "ask for --vcpus {} at most, stop and start the machine, or use KVM",
+                scene.from.vcpus + left
+            ),
+        },
+    })
+}
+
+/// A removed vCPU's thread is waited for, and here that is the thread that waits: QEMU ends itself
+/// (`cpu_remove_sync`, softmmu/cpus.c; seen with 7.2 and 10.0).
+fn removal_from_one_thread(scene: &Scene<'_>) -> Option<Obstacle> {
+    scene.seen.vcpus.one_thread.then(|| Obstacle {
+        when: When::Cold,
+        reason: "QEMU runs all vCPUs on one thread (TCG), and ends itself when one is removed".to_owned(),
+        way_out: "stop the machine and start it with fewer vCPUs, with thread=multi, or with KVM".to_owned(),
     })
 }
 

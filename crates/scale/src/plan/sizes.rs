@@ -1,6 +1,6 @@
 //! Where a machine stands, what was asked of it, and what a plan depends on.
 
-use crate::observed::{Observed, VcpuProps};
+use crate::observed::{Accel, Filled, Life, Observed, VcpuProps};
 use crate::setting::Setting;
 use crate::units::Bytes;
 use serde::{Deserialize, Serialize};
@@ -44,7 +44,7 @@ pub struct Asked {
 
 /// What a plan depends on. Two observations with one basis would be planned alike; a run refuses to start from
 /// another basis than its plan's, so a stale plan never moves a machine backwards.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Basis {
     /// Id, slot and size of each DIMM.
@@ -71,6 +71,12 @@ pub struct Basis {
     /// What it is busy with.
     #[serde(default)]
     pub busy: Vec<String>,
+    /// Which QEMU process it runs in.
+    #[serde(default)]
+    pub life: Option<Life>,
+    /// How often places for vCPUs were filled in its life, where it is an emulated one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filled: Vec<Filled>,
 }
 
 impl Basis {
@@ -88,6 +94,11 @@ impl Basis {
             settings: seen.settings(),
             state: seen.machine.state.clone(),
             busy: seen.machine.busy.clone(),
+            life: seen.machine.life,
+            filled: match seen.machine.accel {
+                Accel::Tcg => seen.vcpus.fillings(),
+                Accel::Kvm | Accel::Unknown => Vec::new(),
+            },
         }
     }
 }

@@ -24,7 +24,7 @@ pub(crate) fn machine() -> Observed {
             nodes: vec![Node { id: 0, memory: Bytes::gib(1) }],
             ..Memory::default()
         },
-        vcpus: Vcpus { slots: (0..4).map(vcpu_slot).collect(), removed_before: false },
+        vcpus: Vcpus { slots: (0..4).map(vcpu_slot).collect(), ..Vcpus::default() },
         power: Known::default(),
         disks: Known::default(),
         nics: Known::default(),

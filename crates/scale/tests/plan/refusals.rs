@@ -5,8 +5,8 @@ use crate::steps::{memory, planned, refused, vcpus, written};
 use scale::guests::System;
 use scale::limits::Limits;
 use scale::observed::{
-    Accel, AutoOnline, Backing, Balloon, Guest, MemBlock, MemInfo, Node, Observed, Pending, PendingDevice,
-    VcpuState, Version, blocks_of,
+    Accel, AutoOnline, Backing, Balloon, Filled, Guest, MemBlock, MemInfo, Node, Observed, Pending,
+    PendingDevice, VcpuState, Version, blocks_of,
 };
 use scale::plan::{Act, When};
 use scale::units::Bytes;
@@ -179,8 +179,47 @@ fn the_qemu_that_dies_of_a_dimm_after_a_vcpu_is_known() {
     let mut seen = machine();
     (seen.machine.accel, seen.vcpus.removed_before) = (Accel::Tcg, true);
     says(&seen, &memory("+1G"), When::Cold, &["dies", "10.0"]);
+    says(&seen, &vcpus("+1"), When::Cold, &["dies", "vCPU added"]);
     seen.machine.qemu = Version(10, 0, 0);
     assert!(!planned(&seen, &memory("+1G")).steps.is_empty());
+    assert!(!planned(&seen, &vcpus("+1")).steps.is_empty());
+}
+
+/// One vCPU since boot and one more, of four; the second place was filled `times` before.
+fn emulated(times: u32) -> Observed {
+    let mut seen = machine();
+    (seen.machine.accel, seen.machine.qemu) = (Accel::Tcg, Version(10, 0, 0));
+    let id = "supple-vcpu0".to_owned();
+    let slot = &mut seen.vcpus.slots[1];
+    slot.state = VcpuState::Device(id.clone());
+    seen.vcpus.filled = vec![Filled { id, props: slot.props, times }];
+    seen
+}
+
+#[test]
+fn the_qemu_that_ends_itself_for_one_plug_too_many_is_known() {
+    // 2 of 4 were started: both that are left may come.
+    assert!(!planned(&emulated(1), &vcpus("4")).steps.is_empty());
+    assert!(!planned(&emulated(2), &vcpus("3")).steps.is_empty());
+    let words = ["more than 4", "3 were started", "--vcpus 3 at most", "KVM"];
+    says(&emulated(2), &vcpus("4"), When::Cold, &words);
+    says(&emulated(3), &vcpus("3"), When::Cold, &["4 were started", "; stop and start the machine"]);
+    let mut kvm = emulated(9);
+    kvm.machine.accel = Accel::Kvm;
+    assert!(!planned(&kvm, &vcpus("4")).steps.is_empty());
+    // What is there already may go, and memory may come.
+    assert!(!planned(&emulated(9), &vcpus("1")).steps.is_empty());
+    assert!(!planned(&emulated(9), &memory("+1G")).steps.is_empty());
+}
+
+#[test]
+fn the_qemu_that_ends_itself_for_a_removal_is_known() {
+    let mut seen = emulated(1);
+    seen.vcpus.one_thread = true;
+    says(&seen, &vcpus("1"), When::Cold, &["one thread", "thread=multi"]);
+    assert!(!planned(&seen, &vcpus("3")).steps.is_empty());
+    seen.machine.accel = Accel::Kvm;
+    assert!(!planned(&seen, &vcpus("1")).steps.is_empty());
 }
 
 #[test]

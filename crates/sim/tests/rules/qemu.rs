@@ -266,6 +266,47 @@ fn qemu_7_2_under_tcg_dies_of_a_dimm_change_after_a_vcpu_removal() {
     }
 }
 
+/// Whether QEMU ends when a second vCPU is plugged and removed so often.
+fn ends_after(world: World, plugs: u32) -> bool {
+    let mut world = world;
+    for _ in 0..plugs {
+        let act = plug_vcpu("c1", &mut world, 1);
+        done(&mut world, &act);
+        world.pass(Span::secs(1));
+        if world.gone().is_some() {
+            return true;
+        }
+        done(&mut world, &Act::UnplugVcpu { id: "c1".into() });
+        world.pass(Span::secs(1));
+        if world.gone().is_some() {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn an_emulated_qemu_ends_itself_for_one_plug_more_than_it_has_places() {
+    let world = |accel| World::small().vcpus(1, 4).qemu(Version(10, 0, 0), accel);
+    assert!(!ends_after(world(Accel::Tcg), 3));
+    assert!(ends_after(world(Accel::Tcg), 4));
+    assert!(!ends_after(world(Accel::Kvm), 9));
+    // 7.2 does not survive what comes after the first removal.
+    assert!(ends_after(world(Accel::Tcg).qemu(Version(7, 2, 0), Accel::Tcg), 2));
+}
+
+#[test]
+fn an_emulated_qemu_with_one_thread_ends_itself_for_a_removal() {
+    let world = |accel| World::small().one_thread().qemu(Version(10, 0, 0), accel);
+    assert!(ends_after(world(Accel::Tcg), 1));
+    assert!(!ends_after(world(Accel::Kvm), 1));
+    let mut grown = world(Accel::Tcg);
+    assert!(!seen(&mut grown).vcpus.one_thread, "a lone one does not tell");
+    let act = plug_vcpu("c1", &mut grown, 1);
+    done(&mut grown, &act);
+    assert!(seen(&mut grown).vcpus.one_thread);
+}
+
 #[test]
 fn libvirt_makes_a_backend_with_its_dimm_and_frees_it_when_the_guest_lets_go() {
     let attach = |slot| Act::PlugDimm {

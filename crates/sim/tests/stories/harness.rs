@@ -169,6 +169,7 @@ impl Stage {
             Record::Sending { .. }
             | Record::Concluded { .. }
             | Record::Ended { .. }
+            | Record::Filled { .. }
             | Record::Settled { .. } => {
                 format!("{r:?}")
             }

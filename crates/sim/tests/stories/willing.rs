@@ -98,6 +98,7 @@ fn the_balloon_moves_only_when_it_is_named() {
         Record::Sending { .. }
         | Record::Concluded { .. }
         | Record::Ended { .. }
+        | Record::Filled { .. }
         | Record::Settled { .. }
         | Record::Reported { .. } => None,
     });

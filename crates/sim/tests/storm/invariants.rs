@@ -208,6 +208,7 @@ fn plans(records: &[Record]) -> impl Iterator<Item = &Plan> {
         Record::Sending { .. }
         | Record::Concluded { .. }
         | Record::Ended { .. }
+        | Record::Filled { .. }
         | Record::Settled { .. }
         | Record::Reported { .. } => None,
     })

@@ -34,7 +34,7 @@ fn machine() -> Observed {
         at: Moment::from_unix_millis(1_000_000),
         machine: Machine { state: "running".into(), qemu: Version(7, 2, 0), ..Machine::default() },
         memory: memory(),
-        vcpus: Vcpus { slots: (0..4).map(place).collect(), removed_before: false },
+        vcpus: Vcpus { slots: (0..4).map(place).collect(), ..Vcpus::default() },
         power: Known::default(),
         disks: Known::default(),
         nics: Known::default(),

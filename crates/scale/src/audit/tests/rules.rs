@@ -171,6 +171,7 @@ fn the_pair_that_kills_qemu_is_found() {
         &[],
     );
     found(growth, |s, _| s.vcpus.removed_before = true, &[]);
+    found(growing_vcpus, tcg, &[Kind::KnownDanger]);
     // Within one plan too.
     let both = || {
         let seen = machine();
@@ -180,6 +181,43 @@ fn the_pair_that_kills_qemu_is_found() {
         (seen, plan)
     };
     found(both, |s, _| s.machine.accel = Accel::Tcg, &[Kind::KnownDanger]);
+}
+
+fn growing_vcpus() -> (Observed, Plan) {
+    let seen = machine();
+    let steps = [vcpu_added(1, 2, 3), vcpu_added(2, 3, 4)].concat();
+    let plan = plan(&seen, Bytes::gib(3), 4, steps);
+    (seen, plan)
+}
+
+#[test]
+fn a_vcpu_too_many_in_an_emulated_qemu_s_life_is_found() {
+    let plugged_before = |times| {
+        move |s: &mut Observed, _: &mut Plan| {
+            (s.machine.accel, s.machine.qemu) = (Accel::Tcg, Version(10, 0, 0));
+            let (id, props) = ("supple-vcpu-2".to_owned(), s.vcpus.slots[2].props);
+            s.vcpus.filled = vec![Filled { id, props, times }];
+        }
+    };
+    found(growing_vcpus, plugged_before(0), &[]);
+    found(growing_vcpus, plugged_before(1), &[Kind::KnownDanger]);
+    found(
+        growing_vcpus,
+        |s, p| {
+            plugged_before(1)(s, p);
+            s.machine.accel = Accel::Kvm;
+        },
+        &[],
+    );
+}
+
+#[test]
+fn a_vcpu_taken_from_qemu_s_only_thread_is_found() {
+    let one_thread = |s: &mut Observed, _: &mut Plan| {
+        (s.machine.accel, s.vcpus.one_thread) = (Accel::Tcg, true);
+    };
+    found(shrinking, one_thread, &[Kind::KnownDanger]);
+    found(shrinking, |s, _| s.vcpus.one_thread = true, &[]);
 }
 
 #[test]

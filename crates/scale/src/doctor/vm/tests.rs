@@ -60,7 +60,7 @@ fn seen() -> Observed {
             nodes: vec![Node { id: 0, memory: Bytes::gib(3) }],
             ..Memory::default()
         },
-        vcpus: Vcpus { slots: states.map(slot).to_vec(), removed_before: false },
+        vcpus: Vcpus { slots: states.map(slot).to_vec(), ..Vcpus::default() },
         guest: Guest::Heard(Box::new(GuestFacts {
             agent_version: "9.0".to_owned(),
             commands: AGENT.map(str::to_owned).into_iter().collect(),
