@@ -112,14 +112,9 @@ async fn on_qmp(address: &Address, socket: &Path, agent: Option<&Path>) -> Resul
     Ok(VmFacts { called, running: Some(running), next: None, limits })
 }
 
-/// With the removals that are on record as asked and not answered.
-fn with_history(mut running: Running, key: &str) -> Result<Running, Failure> {
-    let history = history(key)?;
-    let settled = history.settled(&running.seen);
-    let mut pending = history.pending().to_vec();
-    pending.retain(|p| !settled.iter().any(|(device, _)| device == &p.device));
-    running.seen.pending = pending;
-    Ok(running)
+/// With what is on record besides: removals that were asked and not answered, and vCPUs that were plugged.
+fn with_history(running: Running, key: &str) -> Result<Running, Failure> {
+    Ok(Running { seen: history(key)?.added_to(running.seen), ..running })
 }
 
 #[cfg(feature = "libvirt")]

@@ -88,17 +88,7 @@ pub async fn observe(
     journal: &scale::history::History,
 ) -> Result<Observed, ObserveError> {
     let seen = hypervisor.observe().await?;
-    Ok(remembered(seen, journal))
-}
-
-/// The observation with what the machine itself does not show: the removals that are pending, and the vCPUs that were
-/// plugged since QEMU started.
-fn remembered(mut seen: Observed, journal: &scale::history::History) -> Observed {
-    let settled = journal.settled(&seen);
-    seen.pending = journal.pending().to_vec();
-    seen.pending.retain(|p| !settled.iter().any(|(device, _)| device == &p.device));
-    seen.vcpus.filled = journal.filled(seen.machine.life).to_vec();
-    seen
+    Ok(journal.added_to(seen))
 }
 
 /// Resizes one machine as wanted and proves it.
@@ -132,7 +122,7 @@ pub async fn resize(
         account.add(&run);
         hypervisor.remarks().into_iter().for_each(|remark| account.remark(remark));
         seen = match last {
-            Some(last) => remembered(last, journal.history()),
+            Some(last) => journal.history().added_to(last),
             None => match observe(hypervisor, journal.history()).await {
                 Ok(now) => now,
                 Err(error) => return finish(hypervisor, journal, account, Err(error.to_string())),

@@ -71,11 +71,21 @@ struct VirtioMem {
     node: u8,
 }
 
+/// On how many threads QEMU runs the vCPUs that it emulates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// Each on its own, which is QEMU's choice on most hosts.
+    Many,
+    /// All on one.
+    One,
+}
+
 /// A guest to boot. Everything has a default, chosen so that tests boot quickly and can grow.
 #[derive(Debug, Clone)]
 pub struct Recipe {
     board: Board,
     generation: Generation,
+    emulated: Option<Threads>,
     memory: Bytes,
     max_memory: Bytes,
     slots: u16,
@@ -115,6 +125,7 @@ impl Recipe {
         Self {
             board: Board::Q35,
             generation: Generation::System,
+            emulated: None,
             memory: Bytes::mib(512),
             max_memory: Bytes::gib(8),
             slots: 16,
@@ -141,6 +152,12 @@ impl Recipe {
     #[must_use]
     pub fn qemu(self, generation: Generation) -> Self {
         Self { generation, ..self }
+    }
+
+    /// Is emulated, wherever it runs; libvirt's domains take no notice.
+    #[must_use]
+    pub fn emulated(self, threads: Threads) -> Self {
+        Self { emulated: Some(threads), ..self }
     }
 
     /// The memory at boot.
@@ -229,11 +246,16 @@ impl Recipe {
         let mut qemu = parts.qemu.command();
         let at = |name: &str| dir.join(name).display().to_string();
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-name", "lab"]);
-        qemu.args(["-machine", self.board.name(), "-cpu", parts.accel.cpu(), "-accel", parts.accel.name()]);
+        let (accel, name) = match self.emulated {
+            None => (parts.accel, parts.accel.name()),
+            Some(Threads::Many) => (Accel::Tcg, "tcg,thread=multi"),
+            Some(Threads::One) => (Accel::Tcg, "tcg,thread=single"),
+        };
+        qemu.args(["-machine", self.board.name(), "-cpu", accel.cpu(), "-accel", name]);
         self.size(&mut qemu);
         qemu.arg("-kernel").arg(parts.image.kernel());
         qemu.arg("-initrd").arg(parts.image.initrd(self.variant()));
-        qemu.arg("-append").arg(self.kernel_line(parts.accel));
+        qemu.arg("-append").arg(self.kernel_line(accel));
 
         for (id, socket) in [("qmp", place::QMP), ("lab", place::LAB_QMP)] {
             qemu.arg("-chardev").arg(socket_chardev(id, &at(socket)));

@@ -103,6 +103,17 @@ impl History {
         &self.pending
     }
 
+    /// Adds to an observation what the machine itself does not show: the removals that are pending, and how often places
+    /// for vCPUs were filled since QEMU started.
+    #[must_use]
+    pub fn added_to(&self, mut seen: Observed) -> Observed {
+        let settled = self.settled(&seen);
+        seen.pending = self.pending.clone();
+        seen.pending.retain(|p| !settled.iter().any(|(device, _)| device == &p.device));
+        seen.vcpus.filled = self.filled(seen.machine.life).to_vec();
+        seen
+    }
+
     /// What was reported last.
     pub fn report(&self) -> Option<&Report> {
         self.report.as_ref()

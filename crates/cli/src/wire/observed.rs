@@ -112,6 +112,8 @@ pub(crate) struct Vcpus {
     pub(crate) plugged: u32,
     /// How many there can be.
     pub(crate) ceiling: u32,
+    /// How many this QEMU has started in its life, as far as it is known.
+    pub(crate) started: u32,
     /// All places for a vCPU; empty where the machine has no vCPU hot-plug.
     pub(crate) slots: Vec<Slot>,
 }
@@ -204,6 +206,7 @@ impl Observed {
             vcpus: Vcpus {
                 plugged: seen.vcpus.plugged(),
                 ceiling: seen.vcpus.ceiling(),
+                started: seen.vcpus.started(),
                 slots: seen.vcpus.slots.iter().map(Slot::from).collect(),
             },
             dimensions: Dimensions::from(seen),

@@ -17,7 +17,7 @@ pub(super) fn of_shape(shape: &Shape) -> Vec<Finding> {
 pub(super) fn running(case: &Case<'_>, running: &Running) -> Vec<Finding> {
     let mut found = vec![state(case, running)];
     found.extend(pending(case, running));
-    found.extend(known_danger(running));
+    found.extend(known_dangers(running));
     found
 }
 
@@ -132,15 +132,50 @@ fn pending(case: &Case<'_>, running: &Running) -> Option<Finding> {
     })
 }
 
-/// QEMU before 10.0 under emulation: measured on 7.2, not on 10.0 (docs/qemu.md).
-fn known_danger(running: &Running) -> Option<Finding> {
-    let machine = &running.seen.machine;
-    let is_one = machine.accel == Accel::Tcg && machine.qemu < Version(10, 0, 0);
-    (is_one && running.seen.vcpus.removed_before).then(|| {
-        let found = format!("a vCPU was removed, and this is QEMU {} without KVM", machine.qemu);
-        let reason = "this QEMU ends (\"double free\") when a DIMM comes or goes after a vCPU was removed; Supple \
-                      refuses such a change";
+/// What ends an emulated QEMU (docs/qemu.md).
+fn known_dangers(running: &Running) -> Vec<Finding> {
+    match running.seen.machine.accel {
+        Accel::Tcg => {
+            let found = [after_removal(running), too_many_vcpus(running), one_thread(running)];
+            found.into_iter().flatten().collect()
+        }
+        Accel::Kvm | Accel::Unknown => Vec::new(),
+    }
+}
+
+/// QEMU before 10.0: measured on 7.2, not on 10.0.
+fn after_removal(running: &Running) -> Option<Finding> {
+    let qemu = running.seen.machine.qemu;
+    (qemu < Version(10, 0, 0) && running.seen.vcpus.removed_before).then(|| {
+        let found = format!("a vCPU was removed, and this is QEMU {qemu} without KVM");
+        let reason = "this QEMU ends (\"double free\") when a DIMM comes or goes, or a vCPU comes, after a vCPU was \
+                      removed; Supple refuses such a change";
         Finding::danger(SECTION, "emulated-vcpu-removal", found, reason)
-            .by_hand("stop it and start it again before its memory changes, or run it with KVM or QEMU 10.0")
+            .by_hand("stop it and start it again before it is resized, or run it with KVM or QEMU 10.0")
+    })
+}
+
+/// Some places cannot be filled any more: QEMU has used up what it has for them.
+fn too_many_vcpus(running: &Running) -> Option<Finding> {
+    let vcpus = &running.seen.vcpus;
+    let (started, ceiling) = (vcpus.started(), vcpus.ceiling());
+    (started > vcpus.plugged()).then(|| {
+        let found = format!(
+            "{started} vCPUs were started in this QEMU's life, so {} more can be",
+            ceiling.saturating_sub(started)
+        );
+        let reason = format!(
+            "QEMU ends itself without KVM when it has started more than {ceiling}, those that are gone counted in; \
+             Supple refuses that"
+        );
+        Finding::note(SECTION, "emulated-vcpus", found, reason).by_hand("stop it and start it again, or use KVM")
+    })
+}
+
+fn one_thread(running: &Running) -> Option<Finding> {
+    running.seen.vcpus.one_thread.then(|| {
+        let reason = "this QEMU ends when a vCPU is removed; Supple refuses that";
+        Finding::note(SECTION, "emulated-on-one-thread", "QEMU runs all vCPUs on one thread", reason)
+            .by_hand("start it with -accel tcg,thread=multi, or use KVM")
     })
 }

@@ -3,7 +3,7 @@ mod guest_side;
 use super::*;
 use crate::doctor::is_ready;
 use crate::observed::{
-    Accel, AutoOnline, Backing, Balloon, Dimm, DimmKind, Guest, Known, Machine, Manager, MemInfo, Memory,
+    Accel, AutoOnline, Backing, Balloon, Dimm, DimmKind, Filled, Guest, Known, Machine, Manager, MemInfo, Memory,
     Node, VcpuProps, VcpuSlot, VcpuState, Vcpus, Version, VirtioMem,
 };
 use crate::time::Moment;
@@ -393,4 +393,20 @@ fn a_removed_vcpu_is_a_danger_to_an_emulated_old_qemu_alone() {
     assert_eq!(severity(&with(Accel::Tcg, Version(7, 2, 0)), "emulated-vcpu-removal"), Severity::Danger);
     assert_eq!(find(&with(Accel::Tcg, Version(10, 0, 0)), "emulated-vcpu-removal"), None);
     assert_eq!(find(&with(Accel::Kvm, Version(7, 2, 0)), "emulated-vcpu-removal"), None);
+}
+
+#[test]
+fn what_an_emulated_qemu_has_used_up_is_told() {
+    let with = |accel: Accel, times: u32, one_thread: bool| {
+        changed(|r| {
+            let props = r.seen.vcpus.slots.iter().find(|s| !s.state.is_taken()).expect("a free place").props;
+            r.seen.vcpus.filled = vec![Filled { id: "supple-vcpu0".to_owned(), props, times }];
+            (r.seen.machine.accel, r.seen.vcpus.one_thread) = (accel, one_thread);
+        })
+    };
+    assert_eq!(severity(&with(Accel::Tcg, 1, false), "emulated-vcpus"), Severity::Note);
+    assert_eq!(find(&with(Accel::Tcg, 0, false), "emulated-vcpus"), None);
+    assert_eq!(find(&with(Accel::Kvm, 1, true), "emulated-vcpus"), None);
+    assert_eq!(severity(&with(Accel::Tcg, 0, true), "emulated-on-one-thread"), Severity::Note);
+    assert_eq!(find(&with(Accel::Kvm, 0, true), "emulated-on-one-thread"), None);
 }
