@@ -32,6 +32,25 @@ pub enum Accel {
     Tcg,
 }
 
+/// On how many threads QEMU runs the vCPUs that it emulates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// Each on its own, which is QEMU's choice on most hosts.
+    Many,
+    /// All on one.
+    One,
+}
+
+impl Threads {
+    /// As `-accel` takes it.
+    pub(crate) fn argument(self) -> &'static str {
+        match self {
+            Threads::Many => "tcg,thread=multi",
+            Threads::One => "tcg,thread=single",
+        }
+    }
+}
+
 impl Accel {
     /// The best that works here, or what `SUPPLE_LAB_ACCEL` (`kvm` or `tcg`) asks for.
     ///

@@ -43,7 +43,7 @@ mod tickets;
 mod wire;
 mod witness;
 
-pub use accel::Accel;
+pub use accel::{Accel, Threads};
 pub use cache::{Cache, Lock};
 pub use domain_guest::DomainGuest;
 pub use eventually::eventually;
@@ -55,7 +55,7 @@ pub use libvirtd::Libvirtd;
 pub use machine::Machine;
 pub use party::Yes;
 pub use qemu::{Absent, Qemu};
-pub use recipe::{Agent, Board, Disk, Generation, Onlining, Recipe, Threads, prepare, prepare_guest};
+pub use recipe::{Agent, Board, Disk, Generation, Onlining, Recipe, prepare, prepare_guest};
 pub use schema::Schema;
 pub use service::{Service, ServiceReport};
 pub use wire::{Stream, Tools, Wire, apart, apart_with_guests};

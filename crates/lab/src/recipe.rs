@@ -13,7 +13,7 @@ use std::process::Command;
 use anyhow::{Result, anyhow};
 use scale::units::Bytes;
 
-use crate::accel::{Accel, emulated_clocks};
+use crate::accel::{Accel, Threads, emulated_clocks};
 use crate::cache::Cache;
 use crate::image::{Image, Variant};
 use crate::libvirt::Libvirt;
@@ -69,15 +69,6 @@ pub enum Agent {
 struct VirtioMem {
     max: Bytes,
     node: u8,
-}
-
-/// On how many threads QEMU runs the vCPUs that it emulates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Threads {
-    /// Each on its own, which is QEMU's choice on most hosts.
-    Many,
-    /// All on one.
-    One,
 }
 
 /// A guest to boot. Everything has a default, chosen so that tests boot quickly and can grow.
@@ -248,8 +239,7 @@ impl Recipe {
         qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-name", "lab"]);
         let (accel, name) = match self.emulated {
             None => (parts.accel, parts.accel.name()),
-            Some(Threads::Many) => (Accel::Tcg, "tcg,thread=multi"),
-            Some(Threads::One) => (Accel::Tcg, "tcg,thread=single"),
+            Some(threads) => (Accel::Tcg, threads.argument()),
         };
         qemu.args(["-machine", self.board.name(), "-cpu", accel.cpu(), "-accel", name]);
         self.size(&mut qemu);

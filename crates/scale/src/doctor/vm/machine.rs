@@ -168,7 +168,7 @@ fn too_many_vcpus(running: &Running) -> Option<Finding> {
             "QEMU ends itself without KVM when it has started more than {ceiling}, those that are gone counted in; \
              Supple refuses that"
         );
-        Finding::note(SECTION, "emulated-vcpus", found, reason).by_hand("stop it and start it again, or use KVM")
+        Finding::note(SECTION, "emulated-vcpus", found, &reason).by_hand("stop it and start it again, or use KVM")
     })
 }
 

@@ -3,8 +3,8 @@ mod guest_side;
 use super::*;
 use crate::doctor::is_ready;
 use crate::observed::{
-    Accel, AutoOnline, Backing, Balloon, Dimm, DimmKind, Filled, Guest, Known, Machine, Manager, MemInfo, Memory,
-    Node, VcpuProps, VcpuSlot, VcpuState, Vcpus, Version, VirtioMem,
+    Accel, AutoOnline, Backing, Balloon, Dimm, DimmKind, Filled, Guest, Known, Machine, Manager, MemInfo,
+    Memory, Node, VcpuProps, VcpuSlot, VcpuState, Vcpus, Version, VirtioMem,
 };
 use crate::time::Moment;
 
