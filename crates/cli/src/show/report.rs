@@ -19,9 +19,9 @@ pub(crate) fn report(report: &Report, room: usize) -> String {
         let further = super::limits::wish(&report.asked);
         let all = [sizes(Some(is.memory), Some(is.vcpus))].into_iter().chain(further);
         let all = all.collect::<Vec<_>>().join(", ");
-        return format!("{}: {all} already\n", paint(GOOD, "nothing to do"));
+        return led(GOOD, "nothing to do", &format!("{all} already"), room);
     }
-    let mut out = format!("{}\n", headline(report));
+    let mut out = headline(report, room);
     if let Some(shows) = guest_shows(report.guest) {
         out.push_str(&paragraph("", &shows, room));
     }
@@ -55,10 +55,15 @@ fn nothing_done(report: &Report) -> bool {
 }
 
 /// `proven: memory 1 GiB -> 3 GiB, vCPUs 1 -> 3 in 900 ms (guest-confirmed)`.
-fn headline(report: &Report) -> String {
-    let word = paint(style(report.verdict), &report.verdict.to_string());
+fn headline(report: &Report, room: usize) -> String {
     let strength = report.strength.map(|s| format!(" ({s})")).unwrap_or_default();
-    format!("{word}: {} in {}{strength}", changes(report), report.took)
+    let text = format!("{} in {}{strength}", changes(report), report.took);
+    led(style(report.verdict), &report.verdict.to_string(), &text, room)
+}
+
+/// A paragraph after a word that stands out.
+fn led(style: Style, word: &str, text: &str, room: usize) -> String {
+    paragraph(&format!("{word}: "), text, room).replacen(word, &paint(style, word), 1)
 }
 
 fn changes(report: &Report) -> String {

@@ -32,6 +32,9 @@ pub(super) async fn overlay(hand: &Hand, nics: &mut Known<Vec<Nic>>) {
                     );
                 }
             }
+            Err(CallError::Libvirt(error)) if error.message.contains("is not a known interface") => {
+                nic.rate = Known::Not("libvirt does not know this NIC".to_owned());
+            }
             Err(error) => nic.rate = Known::Not(error.to_string()),
         }
     }

@@ -25,7 +25,9 @@ pub(super) struct Resolved {
 pub(super) fn resolve(seen: &Observed, wanted: &Wanted) -> Resolved {
     let (memory, vcpus, mut obstacles) = sizes(seen, wanted);
     let (disks, of_disks) = disks::resolve(seen, wanted);
-    let Moves { moves, notes, obstacles: of_limits } = settings::resolve(seen, wanted);
+    let Moves { moves, mut notes, obstacles: of_limits } = settings::resolve(seen, wanted);
+    let last = vcpus.unwrap_or_else(|| Sizes::of(seen).vcpus);
+    notes.extend(moves.iter().filter_map(|one| settings::idle(&one.to, last)));
     obstacles.extend(of_disks);
     obstacles.extend(of_limits);
     let asked = Asked { memory, vcpus, disks, settings: moves.iter().map(|m| m.to.clone()).collect() };

@@ -156,6 +156,17 @@ fn cpu_power(seen: &Observed, wanted: &Wanted, found: &mut Moves) {
     found.moves.push(Move { from: Setting::CpuPower(now), to: Setting::CpuPower(to) });
 }
 
+/// What a limit of CPU power is worth that `vcpus` cannot reach.
+pub(super) fn idle(to: &Setting, vcpus: u32) -> Option<String> {
+    let Setting::CpuPower(CpuPower { limit: Some(limit), .. }) = to else { return None };
+    (u64::from(limit.get()) > u64::from(vcpus) * 1000).then(|| match vcpus {
+        1 => format!("a limit of {limit} CPUs holds nothing back: one vCPU takes no more than 1 CPU"),
+        _ => format!(
+            "a limit of {limit} CPUs holds nothing back: {vcpus} vCPUs take no more than {vcpus} CPUs"
+        ),
+    })
+}
+
 fn disk_io(disk: &str, now: &DiskIo, wish: &DiskWish) -> Result<Move, Obstacle> {
     let iops = whole(disk, "--disk-iops", wish.iops, now.iops, |iops| iops.get())?;
     let bytes = whole(disk, "--disk-rate", wish.rate, now.bytes, Bytes::get)?;

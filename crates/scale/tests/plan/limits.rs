@@ -56,6 +56,15 @@ fn says(seen: &Observed, wanted: &Wanted, when: When, words: &[&str]) {
 }
 
 #[test]
+fn a_limit_that_the_vcpus_cannot_reach_is_told_as_such() {
+    let seen = furnished();
+    let plan = planned(&seen, &cpu("2.5"));
+    assert!(plan.notes.iter().any(|note| note.contains("one vCPU takes no more")), "{:?}", plan.notes);
+    let plan = planned(&seen, &Wanted { vcpus: vcpus("3").vcpus, ..cpu("2.5") });
+    assert!(!plan.notes.iter().any(|note| note.contains("holds nothing back")), "{:?}", plan.notes);
+}
+
+#[test]
 fn a_limit_keeps_the_weight_and_a_weight_the_limit() {
     let mut seen = furnished();
     let limited = CpuPower { limit: Some(scale::setting::Millicpus::new(2500)), weight: Weight::USUAL };
