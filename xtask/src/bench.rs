@@ -4,11 +4,14 @@
 use crate::run::{Failed, cargo};
 use crate::setup::setup;
 
-pub(crate) fn bench() -> Result<(), Failed> {
+/// All of it, or these parts of what is measured on guests.
+pub(crate) fn bench(parts: &[&str]) -> Result<(), Failed> {
     let built = setup("release")?;
-    layout()?;
-    storm()?;
-    built.lab(&["bench", &built.supple()])
+    if parts.is_empty() {
+        layout()?;
+        storm()?;
+    }
+    built.lab(&[&["bench", &built.supple()], parts].concat())
 }
 
 /// Ten thousand lives of machines in memory, every dimension at once, and the invariants that must hold after each command.

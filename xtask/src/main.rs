@@ -20,8 +20,12 @@ usage: cargo xtask CHORE
 
   demo           the main job on a real guest, and a picture of it
   setup          fetch what the tests and their real guests need
-  test [ARGS]    setup, then all tests; ARGS go to `cargo test`
-  bench          setup, then measurements beside the least that could be done
+  test [--every-generation] [ARGS]
+                 setup, then all tests; ARGS go to `cargo test`. Conformance runs on the backports' QEMU and libvirt
+                 too; with --every-generation, whatever runs on guests does
+  bench [PART...]
+                 setup, then measurements beside the least that could be done; or only of some parts:
+                 qmp, libvirt
   bench layout   only the DIMM layout, beside the rules of other managers; no guest
   bench drift [TIMES [SEED]]
                  random resizes of one machine of libvirt's (1000), with nothing apart at the end
@@ -36,11 +40,11 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["setup"] => setup::setup("dev").map(drop),
         ["demo"] => demo::demo(),
-        ["bench"] => bench::bench(),
         ["bench", "layout"] => bench::layout(),
         ["bench", "drift"] => bench::drift("1000", "1"),
         ["bench", "drift", times] => bench::drift(times, "1"),
         ["bench", "drift", times, seed] => bench::drift(times, seed),
+        ["bench", parts @ ..] => bench::bench(parts),
         ["test", rest @ ..] => test::test(rest),
         ["check"] => check::check(),
         ["guest"] => guest::guest(),

@@ -1,13 +1,33 @@
 //! `cargo xtask test`: every test of the workspace, those on real guests among them.
+//!
+//! Tests on guests run on this release's QEMU and libvirt. Those of the conformance suite run on the backports' again;
+//! with `--every-generation`, all of them do.
 
 use crate::run::{Failed, cargo};
 use crate::setup::setup;
 
-pub(crate) fn test(extra: &[&str]) -> Result<(), Failed> {
-    setup("dev")?;
+/// What the tests on guests take the generation from.
+const ON_BACKPORTS: (&str, &str) = ("SUPPLE_LAB_GENERATION", "backports");
+
+pub(crate) fn test(words: &[&str]) -> Result<(), Failed> {
+    let built = setup("dev")?;
+    let (every, extra) = match words {
+        ["--every-generation", extra @ ..] => (true, extra),
+        extra => (false, extra),
+    };
     // Beside `--workspace` cargo overlooks `-p` without a word.
-    let all: &[&str] = if names_packages(extra) { &[] } else { &["--workspace"] };
+    let named = names_packages(extra);
+    let all: &[&str] = if named { &[] } else { &["--workspace"] };
     cargo(&[&["test", "--locked"], all, extra].concat(), &[])?;
+    let again: &[&str] = match (every, named) {
+        (true, true) => &[],
+        (true, false) => &["--package", "lab", "--package", "supple", "--tests"],
+        (false, _) => &["--package", "lab", "--test", "conformance"],
+    };
+    // Where there are none, `lab` says why.
+    if (every || extra.is_empty()) && built.lab(&["generation", "backports"]).is_ok() {
+        cargo(&[&["test", "--locked"], again, extra].concat(), &[ON_BACKPORTS])?;
+    }
     if extra.is_empty() { without_libvirt() } else { Ok(()) }
 }
 

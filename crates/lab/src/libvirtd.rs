@@ -82,13 +82,13 @@ impl Drop for Groups {
 }
 
 impl Libvirtd {
-    /// Starts [`Libvirt::system`] with [`crate::Qemu::system`].
+    /// Starts the libvirt and the QEMU of [`Generation::asked_for`].
     ///
     /// # Errors
     /// There is no libvirt, no QEMU or no guest to be had, this system does not allow namespaces, or the daemon does
     /// not start; the error ends with its last words.
     pub async fn start() -> Result<Self> {
-        Self::of(Generation::System).await
+        Self::of(Generation::asked_for()?).await
     }
 
     /// Starts the libvirt and the QEMU of this generation.

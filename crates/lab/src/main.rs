@@ -8,7 +8,7 @@ mod demo;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use lab::{Disk, Generation, Libvirtd, Machine, Recipe};
+use lab::{Cache, Disk, Generation, Libvirt, Libvirtd, Machine, Qemu, Recipe};
 use scale::units::Bytes;
 
 #[tokio::main(flavor = "current_thread")]
@@ -19,14 +19,16 @@ async fn main() -> ExitCode {
         ["run"] => run().await,
         ["run", "libvirt"] => run_libvirt().await,
         ["demo", supple] => demo::demo(supple.as_ref()).await,
-        ["bench", supple] => bench::bench(supple.as_ref()).await,
+        ["generation", name] => Generation::named(name).and_then(has),
+        ["bench", supple, parts @ ..] => bench::bench(supple.as_ref(), parts).await,
         ["drift", supple, times, seed] => match (times.parse(), seed.parse()) {
             (Ok(times), Ok(seed)) => bench::libvirt::drift(supple.as_ref(), times, seed).await,
             (_, _) => Err(anyhow::anyhow!("usage: lab drift SUPPLE TIMES SEED, both of them numbers")),
         },
         ["raw", job @ ..] => bench::raw::run(job),
         _ => Err(anyhow::anyhow!(
-            "usage: lab prepare | run [libvirt] | demo SUPPLE | bench SUPPLE | drift SUPPLE TIMES SEED"
+            "usage: lab prepare | run [libvirt] | generation NAME | demo SUPPLE | bench SUPPLE [PART...] | \
+             drift SUPPLE TIMES SEED"
         )),
     };
     match done {
@@ -37,6 +39,19 @@ async fn main() -> ExitCode {
                 eprintln!("  because: {cause}");
             }
             ExitCode::from(2)
+        }
+    }
+}
+
+/// Ends well where QEMU and libvirt of a generation can be had.
+fn has(generation: Generation) -> Result<()> {
+    let cache = Cache::open()?;
+    match generation {
+        Generation::System => Qemu::system(&cache).and(Libvirt::system(&cache)).map(drop),
+        Generation::Backports => {
+            Qemu::backports(&cache)?;
+            Libvirt::backports(&cache)?;
+            Ok(())
         }
     }
 }

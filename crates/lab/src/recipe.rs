@@ -4,8 +4,10 @@
 
 mod disk;
 mod domain;
+mod generation;
 
 pub use disk::Disk;
+pub use generation::Generation;
 
 use std::path::Path;
 use std::process::Command;
@@ -29,15 +31,6 @@ pub enum Board {
     Q35,
     /// The older PC.
     I440fx,
-}
-
-/// Which QEMU runs the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Generation {
-    /// [`Qemu::system`].
-    System,
-    /// [`Qemu::backports`].
-    Backports,
 }
 
 /// Who puts hot-plugged memory online in the guest.
@@ -75,7 +68,8 @@ struct VirtioMem {
 #[derive(Debug, Clone)]
 pub struct Recipe {
     board: Board,
-    generation: Generation,
+    /// The lab's, where nothing is said.
+    generation: Option<Generation>,
     emulated: Option<Threads>,
     memory: Bytes,
     max_memory: Bytes,
@@ -115,7 +109,7 @@ impl Recipe {
     pub fn q35() -> Self {
         Self {
             board: Board::Q35,
-            generation: Generation::System,
+            generation: None,
             emulated: None,
             memory: Bytes::mib(512),
             max_memory: Bytes::gib(8),
@@ -139,10 +133,10 @@ impl Recipe {
         Self { board: Board::I440fx, ..Self::q35() }
     }
 
-    /// Runs on this QEMU.
+    /// Runs on this QEMU, and not on that of [`Generation::asked_for`].
     #[must_use]
     pub fn qemu(self, generation: Generation) -> Self {
-        Self { generation, ..self }
+        Self { generation: Some(generation), ..self }
     }
 
     /// Is emulated, wherever it runs; libvirt's domains take no notice.
@@ -226,8 +220,12 @@ impl Recipe {
     pub async fn boot(&self) -> Result<Machine> {
         let cache = Cache::open()?;
         let parts = {
-            let (cache, generation) = (cache.clone(), self.generation);
-            tokio::task::spawn_blocking(move || Parts::find(&cache, generation)).await??
+            let (cache, own) = (cache.clone(), self.generation);
+            tokio::task::spawn_blocking(move || {
+                let generation = own.map_or_else(Generation::asked_for, Ok)?;
+                Parts::find(&cache, generation)
+            })
+            .await??
         };
         Machine::start(self, &parts, &cache).await
     }

@@ -5,8 +5,8 @@ use drive::qmp::QmpMachine;
 use drive::resize::{ResizeError, observe, resize};
 use drive::{ApplyError, Hypervisor};
 use lab::{Cache, Generation, Machine, Qemu, Recipe, Threads, Yes};
+use scale::generations::DIES_AFTER_A_VCPU_REMOVAL;
 use scale::limits::Limits;
-use scale::observed::Version;
 use scale::plan::Act;
 use scale::report::{Report, Verdict};
 use scale::time::Span;
@@ -91,7 +91,7 @@ async fn what_an_old_emulated_qemu_does_not_survive_after_a_removal_is_refused()
     let mut machine = QmpMachine::open(&guest.qmp(), None, &Limits::default()).await.unwrap();
     let version = machine.observe().await.unwrap().machine.qemu;
     drop(machine);
-    match version < Version(8, 0, 0) {
+    match DIES_AFTER_A_VCPU_REMOVAL.is_in(version) {
         true => desk.refused(&guest, 2, "dies").await,
         false => desk.proven(&guest, 2).await,
     }

@@ -10,6 +10,7 @@
 pub mod audit;
 pub mod disk;
 pub mod doctor;
+pub mod generations;
 pub mod guests;
 pub mod history;
 pub mod limits;

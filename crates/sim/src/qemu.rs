@@ -5,13 +5,11 @@ use crate::mood::Mood;
 use crate::vcpus::Place;
 use crate::virtio::{BalloonDevice, VirtioMemDevice};
 use crate::world::World;
+use scale::generations::DIES_AFTER_A_VCPU_REMOVAL;
 use scale::observed::{Accel, Backing, DimmKind, Manager, Ost, Version};
 use scale::sight::Event;
 use scale::units::Bytes;
 use std::collections::BTreeMap;
-
-/// Up to here QEMU dies of what is plugged after a vCPU was removed, under TCG: seen with 7.2, not with 10.0.
-const TCG_MENDED: Version = Version(8, 0, 0);
 
 /// A QEMU process.
 #[derive(Debug, Clone)]
@@ -343,10 +341,11 @@ impl World {
         self.tell(Event::Ost { slot_type: "DIMM".into(), slot, device, source, status });
     }
 
-    /// Debian's 7.2 under TCG has a damaged heap once a vCPU was removed, and ends when a DIMM comes or goes or a vCPU
-    /// comes.
+    /// A heap that is damaged once a vCPU was removed ends it when a DIMM comes or goes or a vCPU comes.
     pub(crate) fn dies_of_vcpu_removal(&self) -> bool {
-        self.qemu.accel == Accel::Tcg && self.qemu.version < TCG_MENDED && self.qemu.vcpu_removed
+        self.qemu.accel == Accel::Tcg
+            && DIES_AFTER_A_VCPU_REMOVAL.is_in(self.qemu.version)
+            && self.qemu.vcpu_removed
     }
 
     /// The guest lets a DIMM go. Its last word comes after the device is gone and names only the slot.

@@ -8,7 +8,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use scale::doctor::host::{Qemu, QemuFacts};
-use scale::observed::Version;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
@@ -136,10 +135,9 @@ async fn questions(qmp: &Qmp) -> Result<Qemu, QmpError> {
         let list = answer(ask("device-list-properties", json!({ "typename": device })).await)?;
         properties.insert((*device).to_owned(), names(list));
     }
-    let number = |part: u64| u32::try_from(part).unwrap_or(u32::MAX);
     Ok(Qemu {
         path: String::new(),
-        version: Version(number(version.major), number(version.minor), number(version.micro)),
+        version: (&version).into(),
         package: version.package.trim().trim_start_matches('(').trim_end_matches(')').to_owned(),
         arch: answer(target)?["arch"].as_str().map(shown).unwrap_or_default(),
         kvm: answer(kvm)?["enabled"].as_bool(),

@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use scale::generations::NESTS_OBJECT_PROPERTIES;
 use scale::observed::{Backing, VcpuProps};
 use scale::plan::{Act, Zone};
 use scale::units::Bytes;
@@ -34,7 +35,7 @@ pub(super) async fn apply(
     let order = |command, arguments| monitor.order(command, arguments, until);
     match act {
         Act::CreateBackend { memdev, size, backing } => {
-            let nested = monitor.version().major < 6;
+            let nested = NESTS_OBJECT_PROPERTIES.is_in(monitor.version().into());
             order("object-add", backend(memdev, *size, backing, nested)?).await
         }
         Act::DeleteBackend { memdev } => order("object-del", json!({ "id": memdev })).await,

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use scale::observed;
 use serde_json::{Map, Value};
 
 use crate::wire::shown;
@@ -40,6 +41,13 @@ impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.major, self.minor, self.micro)?;
         if self.package.is_empty() { Ok(()) } else { write!(f, " ({})", self.package) }
+    }
+}
+
+impl From<&Version> for observed::Version {
+    fn from(version: &Version) -> Self {
+        let number = |part: u64| u32::try_from(part).unwrap_or(u32::MAX);
+        Self(number(version.major), number(version.minor), number(version.micro))
     }
 }
 

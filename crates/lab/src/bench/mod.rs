@@ -8,7 +8,7 @@ mod planning;
 pub(crate) mod raw;
 mod table;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab::{Machine, Recipe};
 use scale::units::Bytes;
 use serde_json::json;
@@ -26,11 +26,48 @@ const GUESTS: usize = 3;
 /// what it booted with), which is where Supple puts new memory; the raw client leaves the zone to the kernel.
 const PAIRS: usize = 3;
 
-/// Measures this build of `supple`.
-pub(crate) async fn bench(supple: &Path) -> Result<()> {
-    let mut rows = vec![startup(supple)?, planning::planning()];
-    rows.extend(on_guests(supple).await?);
-    rows.extend(libvirt::rows(supple).await?);
+/// A part that can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Starting, planning, and memory on plain QEMU.
+    Qmp,
+    /// Memory and lists of libvirt's machines.
+    Libvirt,
+}
+
+impl Part {
+    const ALL: [Part; 2] = [Part::Qmp, Part::Libvirt];
+
+    fn name(self) -> &'static str {
+        match self {
+            Part::Qmp => "qmp",
+            Part::Libvirt => "libvirt",
+        }
+    }
+
+    async fn rows(self, supple: &Path) -> Result<Vec<Row>> {
+        match self {
+            Part::Qmp => {
+                let mut rows = vec![startup(supple)?, planning::planning()];
+                rows.extend(on_guests(supple).await?);
+                Ok(rows)
+            }
+            Part::Libvirt => libvirt::rows(supple).await,
+        }
+    }
+}
+
+/// Measures this build of `supple`: the parts of these names, or all.
+pub(crate) async fn bench(supple: &Path, names: &[&str]) -> Result<()> {
+    if let Some(unknown) = names.iter().find(|name| Part::ALL.iter().all(|part| part.name() != **name)) {
+        bail!("no part `{unknown}`: there are {}", Part::ALL.map(Part::name).join(", "));
+    }
+    let mut rows = Vec::new();
+    for part in Part::ALL {
+        if names.is_empty() || names.contains(&part.name()) {
+            rows.extend(part.rows(supple).await?);
+        }
+    }
     table::print(&rows);
     let missed = rows.iter().filter(|row| !row.holds).count();
     ensure!(missed == 0, "{missed} bounds missed");

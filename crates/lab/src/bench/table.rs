@@ -33,7 +33,7 @@ impl Row {
             measured: show(measured),
             beside: String::new(),
             ratio: None,
-            bound: "none".to_owned(),
+            bound: String::new(),
             holds: true,
         }
     }
@@ -74,7 +74,11 @@ pub(crate) fn print(rows: &[Row]) {
     );
     for row in rows {
         let ratio = row.ratio.map_or(String::new(), |r| format!("{r:.2} x"));
-        let verdict = if row.holds { "holds" } else { "MISSED" };
+        let verdict = match (row.bound.as_str(), row.holds) {
+            ("", _) => "",
+            (_, true) => "holds",
+            (_, false) => "MISSED",
+        };
         println!(
             "{:<52} {:>11}  {:<30} {:>8}  {:<10} {verdict}",
             row.what, row.measured, row.beside, ratio, row.bound

@@ -39,7 +39,7 @@ impl Stage for Libvirt {
     type Driver<'stage> = LibvirtMachine;
 
     async fn of(make: Make) -> Self {
-        Self::with(Generation::System, &recipe(make)).await
+        Self::with(Generation::asked_for().unwrap(), &recipe(make)).await
     }
 
     async fn connect(&mut self, limits: &Limits) -> LibvirtMachine {
@@ -100,7 +100,7 @@ async fn newer_generations_do_the_same_or_say_why_not() {
 #[tokio::test]
 async fn a_resize_survives_the_next_start() {
     let recipe = recipe(Make::Plain).onlining(Onlining::KernelMovable);
-    let mut play = Play::on(Libvirt::with(Generation::System, &recipe).await);
+    let mut play = Play::on(Libvirt::with(Generation::asked_for().unwrap(), &recipe).await);
     let grown = to_both(Bytes::mib(1280), 3);
     play.proven(&grown).await;
     let before = play.stage.guest.witness().mem_total().await.unwrap();
@@ -120,7 +120,7 @@ async fn a_resize_survives_the_next_start() {
 #[tokio::test]
 async fn live_only_leaves_the_next_start_as_it_was() {
     let recipe = Recipe::i440fx().memory(SMALL);
-    let mut stage = Libvirt::with(Generation::System, &recipe).await;
+    let mut stage = Libvirt::with(Generation::asked_for().unwrap(), &recipe).await;
     let limits = Limits::default();
     let mut machine = stage.connect(&limits).await.live_only();
     let mut journal = MemoryJournal::default();

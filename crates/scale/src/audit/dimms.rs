@@ -2,12 +2,11 @@
 
 use super::ledger::{Spare, Stick};
 use super::{Auditor, Kind};
-use crate::observed::{Accel, Backing, DimmKind, GuestFacts, Manager, Version};
+use crate::generations::DIES_AFTER_A_VCPU_REMOVAL;
+use crate::observed::{Backing, DimmKind, GuestFacts, Manager};
 use crate::plan::{OWN_PREFIX, OWN_PREFIX_IN_LIBVIRT, Zone};
 use crate::units::Bytes;
 
-/// Up to here QEMU is taken to die of a DIMM added after a vCPU was removed, under TCG: seen with 7.2, not with 10.0.
-const TCG_MENDED: Version = Version(8, 0, 0);
 /// The smallest memory block of Linux on the architectures that have DIMMs (arch/x86/mm/init_64.c,
 /// arch/arm64/include/asm/sparsemem.h; 6.1).
 const SMALLEST_BLOCK: Bytes = Bytes::mib(128);
@@ -222,10 +221,10 @@ impl Auditor<'_> {
         }
     }
 
-    /// QEMU 7.2 under TCG dies of a DIMM that comes or goes and of a vCPU that comes after a vCPU was removed.
+    /// Older QEMUs under TCG die of a DIMM that comes or goes and of a vCPU that comes after a vCPU was removed.
     pub(super) fn survives_vcpu_removal(&mut self, id: &str) {
         let machine = &self.seen.machine;
-        let deadly = machine.accel == Accel::Tcg && machine.qemu < TCG_MENDED && self.since_vcpu_removal;
+        let deadly = DIES_AFTER_A_VCPU_REMOVAL.concerns(machine) && self.since_vcpu_removal;
         self.require(!deadly, Kind::KnownDanger, || {
             format!("{id} comes or goes after a vCPU was removed: QEMU {} under TCG dies of it", machine.qemu)
         });

@@ -7,7 +7,8 @@ use super::dimm::{self, exact};
 use super::make::{Part, Scene};
 use super::resolve::Delta;
 use super::{Act, Obstacle, When};
-use crate::observed::{Accel, Backing, VcpuSlot, Version};
+use crate::generations::DIES_AFTER_A_VCPU_REMOVAL;
+use crate::observed::{Accel, Backing, VcpuSlot};
 use crate::units::Bytes;
 use crate::wanted::Mechanism;
 
@@ -96,10 +97,7 @@ fn plugging(scene: &Scene<'_>, parts: &[Part]) -> Vec<Obstacle> {
 /// A pair that kills QEMU: something is plugged, or a DIMM removed, after a vCPU was removed, under TCG.
 fn after_vcpu_removal(scene: &Scene<'_>) -> Option<Obstacle> {
     let machine = &scene.seen.machine;
-    let deadly =
-        machine.accel == Accel::Tcg && machine.qemu < Version(8, 0, 0) && scene.seen.vcpus.removed_before;
-    // Seen with Debian's 7.2 under TCG (the heap is damaged by then), with a DIMM added, a DIMM removed and a vCPU
-    // added; not with 10.0.
+    let deadly = DIES_AFTER_A_VCPU_REMOVAL.concerns(machine) && scene.seen.vcpus.removed_before;
     deadly.then(|| Obstacle {
         when: When::Cold,
         reason: format!(

@@ -166,7 +166,7 @@ fn the_pair_that_kills_qemu_is_found() {
         growth,
         |s, p| {
             tcg(s, p);
-            s.machine.qemu = Version(8, 0, 0);
+            s.machine.qemu = Version(10, 0, 0);
         },
         &[],
     );

@@ -2,7 +2,8 @@
 
 use super::{Board, Case, Firmware, Running, Shape};
 use crate::doctor::{Finding, Section};
-use crate::observed::{Accel, Version};
+use crate::generations::DIES_AFTER_A_VCPU_REMOVAL;
+use crate::observed::Accel;
 
 const SECTION: Section = Section::Machine;
 
@@ -143,11 +144,10 @@ fn known_dangers(running: &Running) -> Vec<Finding> {
     }
 }
 
-/// QEMU before 10.0: measured on 7.2, not on 10.0.
 fn after_removal(running: &Running) -> Option<Finding> {
-    let qemu = running.seen.machine.qemu;
-    (qemu < Version(10, 0, 0) && running.seen.vcpus.removed_before).then(|| {
-        let found = format!("a vCPU was removed, and this is QEMU {qemu} without KVM");
+    let machine = &running.seen.machine;
+    (DIES_AFTER_A_VCPU_REMOVAL.concerns(machine) && running.seen.vcpus.removed_before).then(|| {
+        let found = format!("a vCPU was removed, and this is QEMU {} without KVM", machine.qemu);
         let reason = "this QEMU ends (\"double free\") when a DIMM comes or goes, or a vCPU comes, after a vCPU was \
                       removed; Supple refuses such a change";
         Finding::danger(SECTION, "emulated-vcpu-removal", found, reason)
