@@ -10,3 +10,4 @@ mod model;
 mod properties;
 mod refusals;
 mod steps;
+mod together;

@@ -13,7 +13,7 @@ use scale::units::{Bytes, Change};
 use scale::wanted::{Mechanism, Wanted, ZoneWish};
 use std::collections::BTreeSet;
 
-fn machines() -> impl Strategy<Value = Observed> {
+pub(crate) fn machines() -> impl Strategy<Value = Observed> {
     let memory = (
         prop::collection::vec((1u64..24, 0u32..3, any::<bool>()), 0..8),
         prop::collection::vec((1u64..5, 0u32..3, 0u64..5), 0..3),
