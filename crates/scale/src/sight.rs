@@ -190,37 +190,17 @@ pub fn ost_refusal(status: u64) -> Option<&'static str> {
 impl Event {
     /// Why the guest will not do `act`, if this event says so.
     pub fn refuses(&self, act: &Act) -> Option<String> {
-        let (id, slot_type, slot) = match act {
-            Act::UnplugDimm { id, slot, .. } => (id, "DIMM", Some(slot.to_string())),
-            Act::UnplugVcpu { id } => (id, "CPU", None),
-            Act::CreateBackend { .. }
-            | Act::DeleteBackend { .. }
-            | Act::PlugDimm { .. }
-            | Act::MakeKnown { .. }
-            | Act::OnlineBlocks { .. }
-            | Act::OfflineBlocks { .. }
-            | Act::ResizeVirtioMem { .. }
-            | Act::SettleVirtioMem { .. }
-            | Act::SetBalloon { .. }
-            | Act::PlugVcpu { .. }
-            | Act::OnlineVcpus { .. }
-            | Act::AwaitOnline { .. }
-            | Act::Set { .. }
-            | Act::GrowDisk { .. }
-            | Act::GrowInGuest { .. } => return None,
-        };
+        let asked = act.removal()?;
         match self {
-            Event::Ost { slot_type: t, slot: s, device, source: 3 | 0x103, status } => {
+            Event::Ost { slot_type, slot, device, source: 3 | 0x103, status } => {
                 let same = match device {
-                    Some(device) => device == id,
-                    None => slot.as_ref() == Some(s),
+                    Some(device) => device == asked.id,
+                    None => asked.slot.is_some_and(|number| number.to_string() == *slot),
                 };
-                if t != slot_type || !same {
-                    return None;
-                }
-                ost_refusal(*status).map(|why| format!("{why} (ACPI _OST status {status:#x})"))
+                let refusal = ost_refusal(*status).filter(|_| same && slot_type == asked.slot_type);
+                refusal.map(|why| format!("{why} (ACPI _OST status {status:#x})"))
             }
-            Event::UnplugError { id: other, message } if other == id => Some(message.clone()),
+            Event::UnplugError { id, message } if id == asked.id => Some(message.clone()),
             Event::Ost { .. }
             | Event::UnplugError { .. }
             | Event::DeviceDeleted { .. }

@@ -3,6 +3,16 @@
 use super::{Act, Proof, Zone};
 use std::fmt;
 
+/// A device that the guest is asked to give up.
+pub(crate) struct Removal<'a> {
+    /// The device.
+    pub(crate) id: &'a str,
+    /// What ACPI calls its kind of slot.
+    pub(crate) slot_type: &'static str,
+    /// Its slot, where that is known.
+    pub(crate) slot: Option<u32>,
+}
+
 impl Act {
     /// The proof of an act that is sent as an undo; absent for an act that is never one.
     pub fn own_proof(&self) -> Option<Proof> {
@@ -29,10 +39,11 @@ impl Act {
         }
     }
 
-    /// The device that the guest is asked to give up, if this asks for one.
-    pub fn removed(&self) -> Option<&str> {
+    /// The removal that is asked of the guest, if this asks for one.
+    pub(crate) fn removal(&self) -> Option<Removal<'_>> {
         match self {
-            Act::UnplugDimm { id, .. } | Act::UnplugVcpu { id } => Some(id),
+            Act::UnplugDimm { id, slot, .. } => Some(Removal { id, slot_type: "DIMM", slot: Some(*slot) }),
+            Act::UnplugVcpu { id } => Some(Removal { id, slot_type: "CPU", slot: None }),
             Act::CreateBackend { .. }
             | Act::DeleteBackend { .. }
             | Act::PlugDimm { .. }
@@ -49,6 +60,11 @@ impl Act {
             | Act::GrowDisk { .. }
             | Act::GrowInGuest { .. } => None,
         }
+    }
+
+    /// The device that the guest is asked to give up, if this asks for one.
+    pub fn removed(&self) -> Option<&str> {
+        self.removal().map(|removal| removal.id)
     }
 
     /// True for an act that makes something under a name. Where it is refused and something of that name is there, somebody
