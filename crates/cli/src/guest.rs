@@ -18,7 +18,7 @@ use crate::{screen, wire};
 /// Prints the rule; its exit status.
 pub(crate) fn udev_rule(output: &Output) -> Result<u8, Failure> {
     if output.json {
-        let rule = wire::UdevRule { path: UDEV_PATH, text: UDEV_RULES.to_owned() };
+        let rule = wire::guest::UdevRule { path: UDEV_PATH, text: UDEV_RULES.to_owned() };
         screen::say(&wire::Document::UdevRule(rule).render());
     } else {
         screen::say(UDEV_RULES);
@@ -121,8 +121,8 @@ fn text(ended: &Ended, room: usize) -> String {
     out
 }
 
-fn document(ended: &Ended) -> wire::Setup {
-    wire::Setup {
+fn document(ended: &Ended) -> wire::guest::Setup {
+    wire::guest::Setup {
         installed: ended.status == DONE,
         path: UDEV_PATH,
         what: clean(&ended.what),

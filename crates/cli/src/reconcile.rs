@@ -24,7 +24,7 @@ pub(crate) fn run(machine: Machine, yes: bool) -> Result<u8, Failure> {
         let asked = Request { machine, wanted };
         let ended = apply::carry_out(&asked, consent, false).await?;
         if json {
-            let reconciled = wire::Reconciled {
+            let reconciled = wire::reconcile::Reconciled {
                 definition: definition.as_ref().map(definition::Mended::document),
                 report: ended.document(),
             };
@@ -75,11 +75,11 @@ mod definition {
             self.apart.by_hand.is_empty() && self.failed.iter().all(Option::is_none)
         }
 
-        pub(crate) fn document(&self) -> wire::Definition {
+        pub(crate) fn document(&self) -> wire::reconcile::Definition {
             let mends = self.apart.mends.iter().zip(&self.failed);
-            wire::Definition {
+            wire::reconcile::Definition {
                 mended: mends
-                    .map(|(mend, failed)| wire::Mended {
+                    .map(|(mend, failed)| wire::reconcile::Mended {
                         what: mend.drift.to_string(),
                         mend: mend.what(),
                         why_not: failed.clone(),
@@ -141,7 +141,7 @@ mod definition {
             match *self {}
         }
 
-        pub(crate) fn document(&self) -> wire::Definition {
+        pub(crate) fn document(&self) -> wire::reconcile::Definition {
             match *self {}
         }
     }

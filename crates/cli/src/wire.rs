@@ -5,6 +5,7 @@
 //! in UTC; what is not known is `null`, never absent and never zero. docs/json.md lists them for readers.
 
 pub(crate) mod doctor;
+pub(crate) mod guest;
 pub(crate) mod limits;
 #[cfg(feature = "libvirt")]
 pub(crate) mod list;
@@ -13,6 +14,7 @@ pub(crate) mod observed;
 pub(crate) mod plan;
 #[cfg(feature = "libvirt")]
 pub(crate) mod prepare;
+pub(crate) mod reconcile;
 pub(crate) mod report;
 
 use scale::plan::{Refusal as CoreRefusal, Sizes as CoreSizes, When};
@@ -38,16 +40,16 @@ pub(crate) enum Document {
     /// `supple doctor --guests`.
     Guests(doctor::Guests),
     /// `supple guest setup`.
-    Setup(Setup),
+    Setup(guest::Setup),
     /// `supple guest udev-rule`.
-    UdevRule(UdevRule),
+    UdevRule(guest::UdevRule),
     /// `supple device-xml`.
     DeviceXml(DeviceXml),
     /// `supple prepare`.
     #[cfg(feature = "libvirt")]
     Prepared(Box<prepare::Prepared>),
     /// `supple reconcile`.
-    Reconciled(Box<Reconciled>),
+    Reconciled(Box<reconcile::Reconciled>),
     /// There is no plan, from `plan` and `apply`. Exit status 2.
     Refusal(Refusal),
     /// Something is wrong, from any command. The exit status tells whether anything was changed.
@@ -150,15 +152,6 @@ pub(crate) struct Error {
     pub(crate) may_have_changed: bool,
 }
 
-/// The udev rule.
-#[derive(Debug, Serialize)]
-pub(crate) struct UdevRule {
-    /// Where it belongs in the guest.
-    pub(crate) path: &'static str,
-    /// Its text.
-    pub(crate) text: String,
-}
-
 /// The description of a memory device.
 #[derive(Debug, Serialize)]
 pub(crate) struct DeviceXml {
@@ -168,50 +161,6 @@ pub(crate) struct DeviceXml {
     pub(crate) size_bytes: u64,
     /// What there is to say about it.
     pub(crate) notes: Vec<String>,
-}
-
-/// What became of `supple reconcile`.
-#[derive(Debug, Serialize)]
-pub(crate) struct Reconciled {
-    /// What became of the definition; nothing where there is none.
-    pub(crate) definition: Option<Definition>,
-    /// What became of the guest.
-    pub(crate) report: report::Report,
-}
-
-/// How a definition was made to follow the running machine.
-#[derive(Debug, Serialize)]
-pub(crate) struct Definition {
-    /// What could be mended.
-    pub(crate) mended: Vec<Mended>,
-    /// What the next start brings.
-    pub(crate) waits: Vec<String>,
-    /// What is left to a person, with the reason.
-    pub(crate) by_hand: Vec<String>,
-}
-
-/// One difference.
-#[derive(Debug, Serialize)]
-pub(crate) struct Mended {
-    /// The difference.
-    pub(crate) what: String,
-    /// What was done about it.
-    pub(crate) mend: String,
-    /// Why it was not mended; nothing where it was.
-    pub(crate) why_not: Option<String>,
-}
-
-/// What became of `supple guest setup`.
-#[derive(Debug, Serialize)]
-pub(crate) struct Setup {
-    /// True where the rule is installed in the guest now.
-    pub(crate) installed: bool,
-    /// Where it belongs in the guest.
-    pub(crate) path: &'static str,
-    /// What was done, or why not.
-    pub(crate) what: String,
-    /// What to do by hand, line by line; empty where nothing is left to do.
-    pub(crate) by_hand: Vec<String>,
 }
 
 #[cfg(test)]
@@ -265,13 +214,22 @@ mod tests {
             parsed(&Document::Report((&example::report()).into())),
             parsed(&refusal().document()),
             parsed(&Failure::Declined.document()),
-            parsed(&Document::UdevRule(UdevRule { path, text: String::new() })),
-            parsed(&Document::Setup(Setup { installed: false, path, what, by_hand: vec![String::new()] })),
+            parsed(&Document::UdevRule(guest::UdevRule { path, text: String::new() })),
+            parsed(&Document::Setup(guest::Setup {
+                installed: false,
+                path,
+                what,
+                by_hand: vec![String::new()],
+            })),
             doctor(),
             parsed(&Document::Guests(doctor::Guests::all())),
-            parsed(&Document::Reconciled(Box::new(Reconciled {
-                definition: Some(Definition {
-                    mended: vec![Mended { what: String::new(), mend: String::new(), why_not: None }],
+            parsed(&Document::Reconciled(Box::new(reconcile::Reconciled {
+                definition: Some(reconcile::Definition {
+                    mended: vec![reconcile::Mended {
+                        what: String::new(),
+                        mend: String::new(),
+                        why_not: None,
+                    }],
                     waits: Vec::new(),
                     by_hand: Vec::new(),
                 }),
