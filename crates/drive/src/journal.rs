@@ -29,7 +29,9 @@ pub fn must_be_durable(record: &Record) -> bool {
         Record::Sending { .. } | Record::Settled { .. } | Record::Filled { .. } | Record::Reported { .. } => {
             true
         }
-        Record::Began { .. } | Record::Concluded { .. } | Record::Ended { .. } => false,
+        Record::Began { .. } | Record::Concluded { .. } | Record::Remarked { .. } | Record::Ended { .. } => {
+            false
+        }
     }
 }
 
@@ -132,7 +134,10 @@ impl FileJournal {
     /// Keeps only the last report and what lasts, where nothing else in the journal matters any more.
     fn shorten(&mut self) -> Result<(), JournalError> {
         let Some(report) = self.history.report().cloned() else { return Ok(()) };
-        if self.history.open().is_some() || !self.history.pending().is_empty() {
+        let history = &self.history;
+        let matters =
+            history.open().is_some() || !history.pending().is_empty() || !history.remarks().is_empty();
+        if matters {
             return Ok(());
         }
         let reported = Record::Reported { report: Box::new(report) };

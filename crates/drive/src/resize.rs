@@ -118,9 +118,8 @@ pub async fn resize(
             account.note_held_back("the machine changed before the next plan could run".to_owned());
             break;
         };
-        let (run, last) = carry_out(hypervisor, journal, &wanted, run, party).await?;
+        let (run, last) = carry_out(hypervisor, journal, &wanted, run, &mut account, party).await?;
         account.add(&run);
-        hypervisor.remarks().into_iter().for_each(|remark| account.remark(remark));
         seen = match last {
             Some(last) => journal.history().added_to(last),
             None => match observe(hypervisor, journal.history()).await {
@@ -213,6 +212,7 @@ async fn reconcile(
     account: &mut Account,
     limits: &Limits,
 ) -> Result<(), ResizeError> {
+    journal.history().remarks().iter().for_each(|remark| account.remark(remark.clone()));
     if let Some(open) = journal.history().open().cloned() {
         account.note_interrupted(&open);
         // Of what may have been sent, a removal is pending until it is settled below.
@@ -248,6 +248,7 @@ async fn carry_out(
     journal: &mut impl Journal,
     wanted: &Wanted,
     mut run: Run,
+    account: &mut Account,
     party: &mut impl Party,
 ) -> Result<(Run, Option<Observed>), ResizeError> {
     let mut last = None;
@@ -269,6 +270,10 @@ async fn carry_out(
                     Err(ApplyError::Refused(why)) => Reply::Refused(why),
                     Err(ApplyError::Unknown(why)) => Reply::Unknown(why),
                 };
+                for remark in hypervisor.remarks() {
+                    journal.append(&Record::Remarked { at: hypervisor.now(), remark: remark.clone() })?;
+                    account.remark(remark);
+                }
                 run.replied(hypervisor.now(), reply);
             }
             Next::Look(look) => {
@@ -341,6 +346,7 @@ fn tell(party: &mut impl Party, plan: &Plan, record: &Record) {
         | Record::Ended { .. }
         | Record::Settled { .. }
         | Record::Filled { .. }
+        | Record::Remarked { .. }
         | Record::Reported { .. } => {}
     }
 }

@@ -12,6 +12,9 @@ use crate::time::Moment;
 use crate::wanted::Wanted;
 use std::collections::BTreeSet;
 
+/// More remarks than this are no news.
+const MOST_REMARKS: usize = 64;
+
 /// The sum of a journal's records.
 #[derive(Debug, Clone, Default)]
 pub struct History {
@@ -22,6 +25,8 @@ pub struct History {
     /// True while an act is sent that asks again for what was pending already.
     again: bool,
     report: Option<Report>,
+    /// What was remarked and not reported yet.
+    remarks: Vec<String>,
     /// The QEMU process that the last run was for.
     life: Option<Life>,
     /// How often its places for vCPUs were filled, or were about to be.
@@ -70,7 +75,11 @@ impl History {
             Record::Concluded { place, outcome, .. } => self.note_concluded(*place, outcome),
             Record::Ended { .. } => self.open = None,
             Record::Settled { device, .. } => self.pending.retain(|p| p.device.id() != device),
-            Record::Reported { report } => self.report = Some((**report).clone()),
+            Record::Remarked { remark, .. } => self.note_remark(remark),
+            Record::Reported { report } => {
+                self.report = Some((**report).clone());
+                self.remarks.clear();
+            }
             Record::Filled { life, filled } => {
                 (self.life, self.filled) = (Some(*life), filled.clone());
             }
@@ -114,6 +123,11 @@ impl History {
         seen
     }
 
+    /// What was remarked by controllers that did not live to report it.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
+    }
+
     /// What was reported last.
     pub fn report(&self) -> Option<&Report> {
         self.report.as_ref()
@@ -149,6 +163,12 @@ impl History {
         }
         if !filled.is_empty() {
             self.filled = filled.to_vec();
+        }
+    }
+
+    fn note_remark(&mut self, remark: &str) {
+        if self.remarks.len() < MOST_REMARKS && !self.remarks.iter().any(|said| said == remark) {
+            self.remarks.push(remark.to_owned());
         }
     }
 

@@ -55,6 +55,13 @@ pub enum Record {
         /// How.
         outcome: Outcome,
     },
+    /// An act was done otherwise than one might think.
+    Remarked {
+        /// When.
+        at: Moment,
+        /// How, for people.
+        remark: String,
+    },
     /// The run ended.
     Ended {
         /// When.

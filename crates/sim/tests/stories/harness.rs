@@ -170,6 +170,7 @@ impl Stage {
             | Record::Concluded { .. }
             | Record::Ended { .. }
             | Record::Filled { .. }
+            | Record::Remarked { .. }
             | Record::Settled { .. } => {
                 format!("{r:?}")
             }

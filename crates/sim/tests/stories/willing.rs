@@ -99,6 +99,7 @@ fn the_balloon_moves_only_when_it_is_named() {
         | Record::Concluded { .. }
         | Record::Ended { .. }
         | Record::Filled { .. }
+        | Record::Remarked { .. }
         | Record::Settled { .. }
         | Record::Reported { .. } => None,
     });

@@ -81,6 +81,26 @@ fn what_was_chosen_may_be_replaced_and_is_remarked_on() {
 }
 
 #[test]
+fn a_remark_outlives_the_controller_that_would_have_reported_it() {
+    let wanted = in_zone(2, ZoneWish::Auto);
+    let fresh = Stage::new(World::small().with(Mood::NotMovable));
+    let boundaries = fresh.boundaries(&wanted);
+    let (mut remarked, mut reported) = (0, 0);
+    for after in 1..=boundaries {
+        let mut stage = fresh.clone();
+        assert!(stage.apply_until_killed(&wanted, after).is_none());
+        if stage.journal.history().remarks().is_empty() {
+            continue;
+        }
+        remarked += 1;
+        let report = stage.apply_until_proven(&wanted);
+        reported += u32::from(report.held_back.iter().any(|note| note.contains("not in Movable")));
+        assert!(stage.journal.history().remarks().is_empty(), "it is reported once");
+    }
+    assert!(remarked > 3 && remarked == reported, "{reported} of {remarked} were reported");
+}
+
+#[test]
 fn a_dimm_that_is_kept_comes_back_in_the_zone_that_it_had() {
     for (wish, zone) in [(ZoneWish::Kernel, "Normal"), (ZoneWish::Movable, "Movable")] {
         let mut stage = Stage::new(World::small());

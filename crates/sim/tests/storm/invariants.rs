@@ -209,6 +209,7 @@ fn plans(records: &[Record]) -> impl Iterator<Item = &Plan> {
         | Record::Concluded { .. }
         | Record::Ended { .. }
         | Record::Filled { .. }
+        | Record::Remarked { .. }
         | Record::Settled { .. }
         | Record::Reported { .. } => None,
     })
