@@ -129,7 +129,7 @@ pub(crate) struct Slot {
     pub(crate) count: u32,
     /// Where it is: those of `node_id`, `drawer_id`, `book_id`, `socket_id`, `die_id`, `cluster_id`, `module_id`,
     /// `core_id` and `thread_id` that QEMU lists.
-    pub(crate) place: BTreeMap<&'static str, u32>,
+    pub(crate) place: BTreeMap<String, u32>,
 }
 
 /// What the guest says of itself. All is null where it was not heard.
@@ -247,34 +247,12 @@ impl From<&VcpuSlot> for Slot {
             VcpuState::Device(id) => ("device", Some(id.clone())),
             VcpuState::Barred(_) => ("barred", None),
         };
-        Slot { state, id, count: slot.count, place: place(&slot.props) }
+        Slot { state, id, count: slot.count, place: place(slot.props) }
     }
 }
 
-fn place(props: &VcpuProps) -> BTreeMap<&'static str, u32> {
-    let VcpuProps {
-        node_id,
-        drawer_id,
-        book_id,
-        socket_id,
-        die_id,
-        cluster_id,
-        module_id,
-        core_id,
-        thread_id,
-    } = *props;
-    let listed = [
-        ("node_id", node_id),
-        ("drawer_id", drawer_id),
-        ("book_id", book_id),
-        ("socket_id", socket_id),
-        ("die_id", die_id),
-        ("cluster_id", cluster_id),
-        ("module_id", module_id),
-        ("core_id", core_id),
-        ("thread_id", thread_id),
-    ];
-    listed.into_iter().filter_map(|(name, number)| number.map(|n| (name, n))).collect()
+fn place(props: VcpuProps) -> BTreeMap<String, u32> {
+    props.listed().map(|(name, number)| (name.replace('-', "_"), number)).collect()
 }
 
 impl Guest {

@@ -51,7 +51,7 @@ pub(super) async fn apply(
             order("device_del", json!({ "id": id })).await
         }
         Act::PlugVcpu { id, driver, props } => {
-            order("device_add", vcpu(id, driver, props)).await?;
+            order("device_add", vcpu(id, driver, *props)).await?;
             power::follow(monitor).await
         }
         Act::ResizeVirtioMem { id, from, to } => {
@@ -134,37 +134,11 @@ fn dimm(id: &str, memdev: &str, slot: u32, node: u32, addr: Option<u64>) -> Valu
     arguments
 }
 
-fn vcpu(id: &str, driver: &str, props: &VcpuProps) -> Value {
-    let VcpuProps {
-        node_id,
-        drawer_id,
-        book_id,
-        socket_id,
-        die_id,
-        cluster_id,
-        module_id,
-        core_id,
-        thread_id,
-    } = *props;
+fn vcpu(id: &str, driver: &str, props: VcpuProps) -> Value {
     let mut arguments = Map::new();
     arguments.insert("driver".into(), driver.into());
     arguments.insert("id".into(), id.into());
-    let places = [
-        ("node-id", node_id),
-        ("drawer-id", drawer_id),
-        ("book-id", book_id),
-        ("socket-id", socket_id),
-        ("die-id", die_id),
-        ("cluster-id", cluster_id),
-        ("module-id", module_id),
-        ("core-id", core_id),
-        ("thread-id", thread_id),
-    ];
-    for (name, place) in places {
-        if let Some(place) = place {
-            arguments.insert(name.into(), place.into());
-        }
-    }
+    arguments.extend(props.listed().map(|(name, place)| (name.into(), place.into())));
     arguments.into()
 }
 

@@ -272,22 +272,10 @@ fn props(map: &Map<String, Value>) -> Result<(VcpuProps, Option<String>), Observ
     let mut props = VcpuProps::default();
     let mut unknown = None;
     for (name, value) in map {
-        let place = match name.as_str() {
-            "node-id" => &mut props.node_id,
-            "drawer-id" => &mut props.drawer_id,
-            "book-id" => &mut props.book_id,
-            "socket-id" => &mut props.socket_id,
-            "die-id" => &mut props.die_id,
-            "cluster-id" => &mut props.cluster_id,
-            "module-id" => &mut props.module_id,
-            "core-id" => &mut props.core_id,
-            "thread-id" => &mut props.thread_id,
-            _ => {
-                unknown = Some(name.clone());
-                continue;
-            }
-        };
-        *place = Some(parsed("query-hotpluggable-cpus", value.clone())?);
+        match props.named_mut(name) {
+            Some(place) => *place = Some(parsed("query-hotpluggable-cpus", value.clone())?),
+            None => unknown = Some(name.clone()),
+        }
     }
     Ok((props, unknown))
 }

@@ -143,6 +143,44 @@ pub struct VcpuProps {
     pub thread_id: Option<u32>,
 }
 
+impl VcpuProps {
+    /// The properties that are listed, by QEMU's names.
+    pub fn listed(mut self) -> impl Iterator<Item = (&'static str, u32)> {
+        let listed = self.all_mut().map(|(name, number)| number.map(|number| (name, number)));
+        listed.into_iter().flatten()
+    }
+
+    /// The property of this name, if it is a known one.
+    pub fn named_mut(&mut self, name: &str) -> Option<&mut Option<u32>> {
+        self.all_mut().into_iter().find(|(known, _)| *known == name).map(|(_, number)| number)
+    }
+
+    fn all_mut(&mut self) -> [(&'static str, &mut Option<u32>); 9] {
+        let VcpuProps {
+            node_id,
+            drawer_id,
+            book_id,
+            socket_id,
+            die_id,
+            cluster_id,
+            module_id,
+            core_id,
+            thread_id,
+        } = self;
+        [
+            ("node-id", node_id),
+            ("drawer-id", drawer_id),
+            ("book-id", book_id),
+            ("socket-id", socket_id),
+            ("die-id", die_id),
+            ("cluster-id", cluster_id),
+            ("module-id", module_id),
+            ("core-id", core_id),
+            ("thread-id", thread_id),
+        ]
+    }
+}
+
 /// Whether a vCPU slot is taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -183,6 +221,17 @@ mod tests {
 
     fn filled(core: u32, id: &str, times: u32) -> Filled {
         Filled { id: id.to_owned(), props: slot(core, VcpuState::Free).props, times }
+    }
+
+    #[test]
+    fn a_property_is_found_by_the_name_under_which_it_is_listed() {
+        let mut props = VcpuProps::default();
+        assert_eq!(props.listed().count(), 0);
+        *props.named_mut("die-id").expect("known") = Some(3);
+        *props.named_mut("thread-id").expect("known") = Some(0);
+        assert_eq!((props.die_id, props.thread_id), (Some(3), Some(0)));
+        assert_eq!(props.listed().collect::<Vec<_>>(), [("die-id", 3), ("thread-id", 0)]);
+        assert_eq!(props.named_mut("colour"), None);
     }
 
     #[test]
