@@ -200,6 +200,7 @@ pub(crate) fn plan() -> Plan {
                     memdev: memdev.clone(),
                     size: Bytes::gib(2),
                     backing: Default::default(),
+                    placement: Default::default(),
                 },
                 Proof::BackendExists { memdev: memdev.clone() },
                 Strength::DeviceOnly,

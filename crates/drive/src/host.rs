@@ -1,6 +1,10 @@
 //! The host around a QEMU process, from /proc and /sys. Every fact is optional: what cannot be read (another user's
 //! process, another PID namespace, another kernel) is absent, never guessed. Nothing is changed.
 
+mod pools;
+
+pub use pools::{pools, usual_huge_page};
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,8 +19,8 @@ const VHOST_REGIONS: u32 = 64;
 /// `HUGETLBFS_MAGIC`, statfs(2).
 const HUGETLBFS: u64 = 0x9584_58f6;
 
-/// Looks at the host. `pid` is the QEMU process; `huge` the size of the huge pages that back its guest, if such do.
-pub fn look(pid: Option<u32>, huge: Option<Bytes>) -> Host {
+/// Looks at the host. `pid` is the QEMU process. What is left of memory tells [`pools`].
+pub fn look(pid: Option<u32>) -> Host {
     let files = pid.map(open_files).unwrap_or_default();
     let vhost = files.iter().any(|file| file.starts_with("/dev/vhost-"));
     let of_pid = |file: &str| text(Path::new(&format!("/proc/{}/{file}", pid?)));
@@ -34,7 +38,7 @@ pub fn look(pid: Option<u32>, huge: Option<Bytes>) -> Host {
             let locked = of_pid("status").and_then(|status| kib_line(&status, "VmLck"));
             Some(memlock(&limits)?.saturating_sub(locked.unwrap_or(Bytes::ZERO)))
         }),
-        hugepages_free: huge.and_then(|page| hugepages_free(Path::new("/sys/kernel/mm/hugepages"), page)),
+        pools: Vec::new(),
     }
 }
 
@@ -160,14 +164,6 @@ fn headroom(level: &Path, limit: &str, used: &str, cache: &str) -> Option<Bytes>
     Some(Bytes::new(limit.saturating_sub(used)))
 }
 
-/// Free bytes in huge pages of one size, without those that are promised already.
-fn hugepages_free(root: &Path, page: Bytes) -> Option<Bytes> {
-    let folder = root.join(format!("hugepages-{}kB", page.get() / 1024));
-    let number = |name: &str| text(&folder.join(name))?.trim().parse::<u64>().ok();
-    let free = number("free_hugepages")?.saturating_sub(number("resv_hugepages").unwrap_or(0));
-    free.checked_mul(page.get()).map(Bytes::new)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,21 +232,10 @@ mod tests {
     }
 
     #[test]
-    fn promised_huge_pages_are_not_free() {
-        let root = tempfile::tempdir().expect("a folder");
-        write(
-            root.path(),
-            &[("hugepages-2048kB/free_hugepages", "10\n"), ("hugepages-2048kB/resv_hugepages", "4\n")],
-        );
-        assert_eq!(hugepages_free(root.path(), Bytes::mib(2)), Some(Bytes::mib(12)));
-        assert_eq!(hugepages_free(root.path(), Bytes::gib(1)), None);
-    }
-
-    #[test]
     fn our_own_process_has_a_host_and_is_no_qemu() {
-        let host = look(Some(std::process::id()), None);
+        let host = look(Some(std::process::id()));
         assert!(host.available.is_some_and(|bytes| !bytes.is_zero()));
-        assert!(!host.vfio && host.vhost_regions.is_none() && host.hugepages_free.is_none());
+        assert!(!host.vfio && host.vhost_regions.is_none() && host.pools.is_empty());
         assert_eq!(qemu(std::process::id()), None);
         assert_eq!(hugetlbfs("/proc", None), None);
     }

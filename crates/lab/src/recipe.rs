@@ -77,6 +77,7 @@ pub struct Recipe {
     vcpus: u16,
     max_vcpus: u16,
     numa_nodes: u8,
+    huge_node: Option<u8>,
     virtio_mem: Option<VirtioMem>,
     balloon: bool,
     onlining: Onlining,
@@ -117,6 +118,7 @@ impl Recipe {
             vcpus: 1,
             max_vcpus: 4,
             numa_nodes: 1,
+            huge_node: None,
             virtio_mem: None,
             balloon: true,
             onlining: Onlining::Nobody,
@@ -167,6 +169,13 @@ impl Recipe {
     #[must_use]
     pub fn two_nodes(self) -> Self {
         Self { numa_nodes: 2, ..self }
+    }
+
+    /// The memory of this one of two nodes in huge pages of 2 MiB of the host's node 0. They must be set aside before
+    /// ([`crate::HugePages`]).
+    #[must_use]
+    pub fn huge_node(self, node: u8) -> Self {
+        Self { huge_node: Some(node), ..self }
     }
 
     /// A virtio-mem device with the id `vmem0` that can grow to `max` on `node`. `max_memory` must have room for it.
@@ -292,7 +301,14 @@ impl Recipe {
             let share = self.memory.get() / u64::from(self.numa_nodes);
             for node in 0..nodes {
                 let (first, last) = (node * cores, (node + 1) * cores - 1);
-                qemu.arg("-object").arg(format!("memory-backend-ram,id=ram{node},size={share}"));
+                let huge = self.huge_node.is_some_and(|huge| u16::from(huge) == node);
+                let kind = match huge {
+                    true => {
+                        "memory-backend-memfd,hugetlb=on,hugetlbsize=2M,prealloc=on,host-nodes=0,policy=bind"
+                    }
+                    false => "memory-backend-ram",
+                };
+                qemu.arg("-object").arg(format!("{kind},id=ram{node},size={share}"));
                 qemu.arg("-numa").arg(format!("node,nodeid={node},memdev=ram{node},cpus={first}-{last}"));
             }
         }

@@ -58,7 +58,12 @@ async fn heard(machine: &mut QmpMachine, wanted: impl Fn(&Event) -> bool) -> Vec
 }
 
 fn create(size: Bytes) -> Act {
-    Act::CreateBackend { memdev: "supple-mem-0".into(), size, backing: Backing::Ram }
+    Act::CreateBackend {
+        memdev: "supple-mem-0".into(),
+        size,
+        backing: Backing::Ram,
+        placement: Default::default(),
+    }
 }
 
 fn plug(node: u32) -> Act {

@@ -8,6 +8,7 @@
 mod devices;
 mod dimms;
 mod disks;
+mod host;
 mod known;
 mod ledger;
 mod settings;
@@ -131,6 +132,7 @@ pub fn audit(plan: &Plan, seen: &Observed, limits: &Limits) -> Vec<Finding> {
         vcpus_started: seen.vcpus.started(),
         made: Bytes::ZERO,
         freed: Bytes::ZERO,
+        wells: Vec::new(),
     };
     auditor.frame();
     for (index, step) in plan.steps.iter().enumerate() {
@@ -157,6 +159,8 @@ struct Auditor<'a> {
     made: Bytes,
     /// Host memory that they gave back.
     freed: Bytes,
+    /// The same for each kind of memory and set of the host's nodes.
+    wells: Vec<host::Well>,
 }
 
 impl Auditor<'_> {
@@ -235,10 +239,12 @@ impl Auditor<'_> {
 
     fn act(&mut self, step: &Step) {
         match &step.act {
-            Act::CreateBackend { memdev, size, backing } => self.create_backend(memdev, *size, backing),
+            Act::CreateBackend { memdev, size, backing, placement } => {
+                self.create_backend(memdev, *size, backing, placement);
+            }
             Act::DeleteBackend { memdev } => self.delete_backend(memdev),
             Act::PlugDimm { id, memdev, brings, slot, node, addr } => {
-                if let Some(size) = self.backend_of(id, memdev, *brings) {
+                if let Some(size) = self.backend_of((id, memdev), *node, *brings) {
                     self.plug_dimm((id, memdev, size), *slot, *node, *addr, step.group);
                 }
                 if matches!(step.proof, Proof::DimmPlugged { .. }) {

@@ -7,11 +7,13 @@
 mod disk;
 mod life;
 mod nic;
+mod source;
 mod vcpu;
 
 pub use disk::{Disk, DiskBus, GuestDisk, Layer, LayerKind, Lies, Pool};
 pub use life::Life;
 pub use nic::{GuestInterface, IpRate, Nic, RateGrain};
+pub use source::{Backing, HostPolicy, MemoryPool, Placement, Source, SourceOf};
 pub use vcpu::{Filled, VcpuProps, VcpuSlot, VcpuState, Vcpus};
 
 use crate::guests::System;
@@ -188,8 +190,11 @@ pub struct Memory {
     pub slots: u32,
     /// The smallest size step of a DIMM that QEMU accepts: 2 MiB for ordinary pages, the page size for huge ones.
     pub alignment: Bytes,
-    /// How new DIMMs are to be backed: as the boot memory is.
+    /// How new DIMMs are to be backed: as the boot memory is. What differs by node stands in `sources`.
     pub backing: Backing,
+    /// What the boot memory of each guest node and each virtio-mem device are made of, where QEMU tells.
+    #[serde(default)]
+    pub sources: Vec<Source>,
     /// Plugged DIMMs in ascending slot order, NVDIMMs included (they hold a slot too).
     pub dimms: Vec<Dimm>,
     /// virtio-mem devices.
@@ -226,28 +231,6 @@ impl Memory {
         let used: BTreeSet<u32> = self.dimms.iter().map(|d| d.slot).collect();
         (0..self.slots).filter(|slot| !used.contains(slot)).collect()
     }
-}
-
-/// How the memory of a DIMM is backed on the host.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Backing {
-    /// Ordinary pages: `memory-backend-ram`.
-    #[default]
-    Ram,
-    /// Ordinary pages that other processes can map: `memory-backend-memfd` with `share=on` (vhost-user needs it).
-    SharedMemfd,
-    /// Pages of a hugetlbfs mount: `memory-backend-file`.
-    Hugepages {
-        /// The mount, such as `/dev/hugepages`.
-        path: String,
-        /// Size of one page.
-        page: Bytes,
-        /// Whether other processes can map it.
-        share: bool,
-    },
-    /// Something that Supple cannot make more of, with QEMU's word for it.
-    Unknown(String),
 }
 
 /// What a memory device in a DIMM slot is.
@@ -547,8 +530,10 @@ pub struct Host {
     pub vfio: bool,
     /// How much more the QEMU process may lock (RLIMIT_MEMLOCK), where limited.
     pub memlock_headroom: Option<Bytes>,
-    /// Free bytes of the hugepage size that backs the guest, where it is backed by such pages.
-    pub hugepages_free: Option<Bytes>,
+    /// What is left of the memory that the guest's is made of: huge pages of its sizes, on each node of the host and in
+    /// all, and ordinary memory of each node. Empty where it is not known.
+    #[serde(default)]
+    pub pools: Vec<MemoryPool>,
 }
 
 /// A removal that was asked of the guest and is neither done nor refused. It has no cancel: the guest may still

@@ -54,7 +54,12 @@ fn grow_and_shrink() -> Plan {
     plan_of(vec![
         step(
             1,
-            Act::CreateBackend { memdev: memdev.clone(), size: Bytes::gib(1), backing: Backing::Ram },
+            Act::CreateBackend {
+                memdev: memdev.clone(),
+                size: Bytes::gib(1),
+                backing: Backing::Ram,
+                placement: Default::default(),
+            },
             Proof::BackendExists { memdev: memdev.clone() },
             vec![Act::DeleteBackend { memdev: memdev.clone() }],
         ),

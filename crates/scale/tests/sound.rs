@@ -41,6 +41,10 @@ struct Lot {
     heard: Option<(u8, u64, Option<AutoOnline>, bool)>,
     vhost: Option<u32>,
     cgroup: Option<u64>,
+    /// Of each node: huge pages or not, and the host's node that it is bound to; what the host has of both, in units of
+    /// 512 MiB.
+    sources: Vec<(bool, Option<u32>)>,
+    pools: Option<[u64; 4]>,
 }
 
 #[derive(Debug, Clone)]
@@ -97,6 +101,8 @@ prop_compose! {
         ])), any::<bool>())),
         vhost in prop::option::weighted(0.2, 4u32..20),
         cgroup in prop::option::weighted(0.1, 0u64..16),
+        sources in prop::collection::vec((any::<bool>(), prop::option::of(0u32..2)), 0..3),
+        pools in prop::option::of([0u64..40, 0u64..20, 0u64..40, 0u64..20]),
     ) -> Lot {
         // QEMU starts with one vCPU at least.
         if let Some(first) = vcpus.first_mut() {
@@ -104,7 +110,7 @@ prop_compose! {
         }
         Lot {
             boot, ceiling, slots, block, nodes, dimms, virtio, balloon, spare, vcpus, removed_before, tcg,
-            one_thread, plugs, heard, vhost, cgroup,
+            one_thread, plugs, heard, vhost, cgroup, sources, pools,
         }
     }
 }
@@ -136,6 +142,38 @@ impl Lot {
             addr = addr + size;
         }
         dimms
+    }
+
+    fn sources(&self, virtio_mem: &[VirtioMem]) -> Vec<Source> {
+        let source = |of, (huge, bound): &(bool, Option<u32>)| {
+            let page = Bytes::mib(2);
+            let backing = if *huge { Backing::HugeMemfd { page, share: true } } else { Backing::Ram };
+            let bind =
+                |node: &u32| Placement { policy: HostPolicy::Bind, host_nodes: vec![*node], prealloc: false };
+            Source { of, backing, placement: bound.as_ref().map(bind).unwrap_or_default() }
+        };
+        let nodes = (0..self.nodes).zip(&self.sources).map(|(node, of)| source(SourceOf::Node(node), of));
+        let devices = virtio_mem.iter().zip(self.sources.iter().rev());
+        let devices = devices.map(|(device, of)| source(SourceOf::Device(device.id.clone()), of));
+        nodes.chain(devices).collect()
+    }
+
+    fn pools(&self) -> Vec<MemoryPool> {
+        let Some(free) = self.pools else { return Vec::new() };
+        let page = Some(Bytes::mib(2));
+        let pool = |node, page, units: u64, promised: u64| MemoryPool {
+            node,
+            page,
+            free: Bytes::mib(512).times(units),
+            promised: Bytes::mib(512).times(promised),
+        };
+        vec![
+            pool(None, page, free[0] + free[2], free[1] / 4),
+            pool(Some(0), page, free[0], 0),
+            pool(Some(1), page, free[2], 0),
+            pool(Some(0), None, free[1], 0),
+            pool(Some(1), None, free[3], 0),
+        ]
     }
 
     fn memory(&self, at: Moment) -> Memory {
@@ -171,6 +209,7 @@ impl Lot {
             slots: self.slots,
             alignment: Bytes::mib(2),
             backing: Backing::Ram,
+            sources: self.sources(&virtio_mem),
             nodes: (0..self.nodes).map(node).collect(),
             balloon: self.balloon.map(|(held, stats)| {
                 let total = boot + ram;
@@ -277,6 +316,7 @@ impl Lot {
             host: Host {
                 vhost_regions: self.vhost,
                 cgroup_headroom: self.cgroup.map(Bytes::gib),
+                pools: self.pools(),
                 ..Host::default()
             },
             pending: pending

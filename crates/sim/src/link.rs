@@ -129,7 +129,7 @@ impl World {
 
     fn do_act(&mut self, act: &Act, until: Moment) -> Result<(), ApplyError> {
         let said = match act {
-            Act::CreateBackend { memdev, size, backing } => self.object_add(memdev, *size, backing),
+            Act::CreateBackend { memdev, size, backing, .. } => self.object_add(memdev, *size, backing),
             Act::DeleteBackend { memdev } => self.object_del(memdev),
             Act::PlugDimm { id, memdev, brings, slot, node, addr } => {
                 let plug = crate::qemu::Plug { id, memdev, slot: *slot, node: *node, addr: *addr };

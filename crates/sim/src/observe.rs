@@ -120,6 +120,7 @@ impl World {
                 slots: qemu.slots,
                 alignment: qemu.alignment,
                 backing: qemu.backing.clone(),
+                sources: Vec::new(),
                 dimms: qemu.said_dimms(),
                 virtio_mem: qemu.said_virtio_mem(),
                 balloon: qemu.balloon_actual().map(|actual| Balloon { actual, stats: self.balloon_stats() }),

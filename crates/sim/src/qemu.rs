@@ -124,8 +124,8 @@ impl World {
         if self.qemu.backends.contains_key(memdev) {
             return Err(format!("attempt to add duplicate property '{memdev}' to object (type 'container')"));
         }
-        if let Backing::Hugepages { page, .. } = backing
-            && !size.is_multiple_of(*page)
+        if let Some(page) = backing.page()
+            && !size.is_multiple_of(page)
         {
             return Err(format!(
                 "backend 'memory-backend-file' memory size must be multiple of {} MiB",

@@ -168,17 +168,31 @@ fn host_row(table: &mut Table, seen: &Observed) {
     let pid = host.qemu_pid.map(|pid| format!("QEMU is process {pid}"));
     let available = host.available.map(|a| format!("{} available", about(a)));
     let cgroup = host.cgroup_headroom.map(|h| format!("{} left in its cgroup", about(h)));
-    let pages = host.hugepages_free.map(|f| format!("{} in free huge pages", about(f)));
+    let pages = pools(host);
     let vhost =
         host.vhost_regions.map(|n| format!("vhost maps {} at most", count(n.into(), "memory region")));
     let vfio = host.vfio.then(|| "holds a VFIO device: plugged memory is pinned".to_owned());
     // Of interest only where plugged memory is pinned.
     let lock = host.memlock_headroom.filter(|_| host.vfio).map(|m| format!("may lock {} more", about(m)));
     let mut cell = Cell::from("");
-    for line in [pid, available, cgroup, pages, vhost, vfio, lock].into_iter().flatten() {
+    for line in [pid, available, cgroup, vhost, vfio, lock].into_iter().flatten().chain(pages) {
         cell = cell.or_line(&line);
     }
     table.row([Cell::new("host", BOLD), cell, "".into(), "".into()]);
+}
+
+/// What is left of the memory that the guest's is made of: in all, then node by node.
+fn pools(host: &scale::observed::Host) -> Vec<String> {
+    let line = |pool: &scale::observed::MemoryPool| {
+        let free = about(pool.free.saturating_sub(pool.promised));
+        let what =
+            pool.page.map_or_else(|| "free".to_owned(), |page| format!("free in huge pages of {page}"));
+        match pool.node {
+            None => format!("{free} {what}"),
+            Some(node) => format!("{free} {what} on its node {node}"),
+        }
+    };
+    host.pools.iter().map(line).collect()
 }
 
 fn blocks(of: Blocks) -> String {

@@ -3,6 +3,7 @@
 use scale::observed::{
     Balloon as CoreBalloon, Dimm as CoreDimm, DimmKind, Observed as CoreObserved, VirtioMem as CoreVirtioMem,
 };
+use scale::units::Bytes;
 use serde::Serialize;
 
 use crate::drift::Blocks as CoreBlocks;
@@ -106,6 +107,22 @@ pub(crate) struct Node {
     pub(crate) id: u32,
     /// Its memory.
     pub(crate) memory_bytes: u64,
+    /// The size of the huge pages that new memory of it is made of; null for ordinary ones.
+    pub(crate) page_bytes: Option<u64>,
+    /// The host's nodes that new memory of it is bound to; none where it may lie anywhere.
+    pub(crate) host_nodes: Vec<u32>,
+}
+
+impl Node {
+    fn of(memory: &scale::observed::Memory, node: &scale::observed::Node) -> Node {
+        let (backing, placement) = memory.source_of_node(node.id);
+        Node {
+            id: node.id,
+            memory_bytes: node.memory.get(),
+            page_bytes: backing.page().map(Bytes::get),
+            host_nodes: placement.bound().unwrap_or_default().to_vec(),
+        }
+    }
 }
 
 impl Memory {
@@ -122,7 +139,7 @@ impl Memory {
             virtio_mem: memory.virtio_mem.iter().map(|v| VirtioMem::of(seen, v)).collect(),
             balloon: memory.balloon.as_ref().map(Balloon::from),
             unused_backends: memory.unused_backends.iter().map(backend).collect(),
-            nodes: memory.nodes.iter().map(|n| Node { id: n.id, memory_bytes: n.memory.get() }).collect(),
+            nodes: memory.nodes.iter().map(|n| Node::of(memory, n)).collect(),
         }
     }
 }

@@ -293,7 +293,9 @@ impl From<&CoreHost> for Host {
             qemu_pid: host.qemu_pid,
             available_bytes: host.available.map(Bytes::get),
             cgroup_headroom_bytes: host.cgroup_headroom.map(Bytes::get),
-            hugepages_free_bytes: host.hugepages_free.map(Bytes::get),
+            hugepages_free_bytes: (host.pools.iter())
+                .find(|pool| pool.node.is_none() && pool.page.is_some())
+                .map(|pool| pool.free.saturating_sub(pool.promised).get()),
             vhost_regions: host.vhost_regions,
             vfio: host.vfio,
             memlock_headroom_bytes: host.memlock_headroom.map(Bytes::get),

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use scale::generations::NESTS_OBJECT_PROPERTIES;
-use scale::observed::{Backing, VcpuProps};
+use scale::observed::{Backing, HostPolicy, Placement, VcpuProps};
 use scale::plan::{Act, Zone};
 use scale::units::Bytes;
 use serde_json::{Map, Value, json};
@@ -34,9 +34,9 @@ pub(super) async fn apply(
 ) -> Result<(), ApplyError> {
     let order = |command, arguments| monitor.order(command, arguments, until);
     match act {
-        Act::CreateBackend { memdev, size, backing } => {
+        Act::CreateBackend { memdev, size, backing, placement } => {
             let nested = NESTS_OBJECT_PROPERTIES.is_in(monitor.version().into());
-            order("object-add", backend(memdev, *size, backing, nested)?).await
+            order("object-add", backend(memdev, *size, (backing, placement), nested)?).await
         }
         Act::DeleteBackend { memdev } => order("object-del", json!({ "id": memdev })).await,
         Act::PlugDimm { memdev, brings: Some(_), .. } => {
@@ -101,7 +101,12 @@ fn request(id: &str, size: Bytes) -> Value {
 }
 
 /// The arguments of `object-add`; before QEMU 6.0 the object's properties are nested in `props`.
-fn backend(memdev: &str, size: Bytes, backing: &Backing, nested: bool) -> Result<Value, ApplyError> {
+fn backend(
+    memdev: &str,
+    size: Bytes,
+    (backing, placement): (&Backing, &Placement),
+    nested: bool,
+) -> Result<Value, ApplyError> {
     let (kind, mut props) = match backing {
         Backing::Ram => ("memory-backend-ram", json!({})),
         Backing::SharedMemfd => ("memory-backend-memfd", json!({ "share": true })),
@@ -109,6 +114,10 @@ fn backend(memdev: &str, size: Bytes, backing: &Backing, nested: bool) -> Result
         Backing::Hugepages { path, share, .. } => {
             ("memory-backend-file", json!({ "mem-path": path, "share": share, "prealloc": true }))
         }
+        Backing::HugeMemfd { page, share } => (
+            "memory-backend-memfd",
+            json!({ "hugetlb": true, "hugetlbsize": page.get(), "share": share, "prealloc": true }),
+        ),
         Backing::Unknown(what) => {
             return Err(ApplyError::Refused(format!(
                 "boot memory is backed by {what}, which Supple cannot make"
@@ -116,6 +125,13 @@ fn backend(memdev: &str, size: Bytes, backing: &Backing, nested: bool) -> Result
         }
     };
     props["size"] = size.get().into();
+    if placement.prealloc {
+        props["prealloc"] = true.into();
+    }
+    if placement.policy != HostPolicy::Default {
+        props["policy"] = placement.policy.word().into();
+        props["host-nodes"] = placement.host_nodes.clone().into();
+    }
     let mut arguments = json!({ "qom-type": kind, "id": memdev });
     if nested {
         arguments["props"] = props;

@@ -2,9 +2,9 @@
 //! backend counts as unused only where everything that could use it was looked at. (QEMU itself refuses to delete one
 //! that is in use: "object 'X' is in use, can not be deleted", seen on 7.2.)
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use scale::observed::{Backend, Backing, Manager};
+use scale::observed::{Backend, Backing, Manager, Source, SourceOf};
 use scale::plan::OWN_PREFIX;
 use scale::units::Bytes;
 use serde_json::{Value, json};
@@ -28,55 +28,101 @@ pub(super) fn exists(objects: &[Property], id: &str) -> bool {
     kind(objects, id).is_some_and(|kind| kind.starts_with("memory-backend-"))
 }
 
-/// The ids of the backends that boot memory uses. `link` is the machine's property `memory-backend`: absent before QEMU
-/// 5.0, empty where NUMA nodes have backends of their own. Which those are only the command line tells; where it is
-/// hidden, all that no device uses and Supple has not made are taken for them.
+/// A backend of boot memory, and the guest's node whose memory it is, where that is known.
+pub(super) type Boot = (Option<u32>, String);
+
+/// The backends that boot memory uses. `link` is the machine's property `memory-backend`: absent before QEMU 5.0, empty
+/// where NUMA nodes have backends of their own. Which those are only the command line tells; where it is hidden, all
+/// that no device uses and Supple has not made are taken for them, and libvirt's names tell their nodes (`ram-nodeN`;
+/// src/qemu/qemu_command.c, 9.0 and 11.3).
 pub(super) fn of_boot(
     link: Option<&str>,
     line: &CommandLine,
     objects: &[Property],
     devices: &BTreeSet<String>,
-) -> Vec<String> {
+) -> Vec<Boot> {
     let numa = line.numa_backends();
     match link.map(last_part) {
-        _ if !numa.is_empty() => numa.into_iter().map(str::to_owned).collect(),
+        _ if !numa.is_empty() => numa.into_iter().map(|(node, id)| (Some(node), id.to_owned())).collect(),
         None => Vec::new(),
         Some("") => {
             let ids = objects.iter().map(|object| &object.name);
             let boot =
                 |id: &&String| exists(objects, id) && !devices.contains(*id) && !id.starts_with(OWN_PREFIX);
-            ids.filter(boot).cloned().collect()
+            let node = |id: &String| id.strip_prefix("ram-node")?.parse().ok();
+            ids.filter(boot).map(|id| (node(id), id.clone())).collect()
         }
-        Some(id) => vec![id.to_owned()],
+        // One backend for all of boot memory: QEMU takes it for one node at most.
+        Some(id) => vec![(Some(0), id.to_owned())],
     }
 }
 
-/// How boot memory is backed.
-pub(super) async fn backing(
+/// What the guest's memory is made of.
+#[derive(Debug)]
+pub(super) struct Sources {
+    /// What new memory is made of where its node tells nothing else.
+    pub(super) backing: Backing,
+    /// Node by node, and of each virtio-mem device.
+    pub(super) each: Vec<Source>,
+}
+
+/// How boot memory is backed, and what virtio-mem devices (`lenders`: id and backend) take theirs from. Backends that
+/// were asked of before are in `known`: what one is made of never changes.
+pub(super) async fn sources(
     monitor: &Monitor,
-    boot: &[String],
+    (boot, lenders): (&[Boot], &[(String, String)]),
+    (objects, memdevs): (&[Property], &[Memdev]),
+    (line, pid): (&CommandLine, Option<u32>),
+    known: &mut BTreeMap<String, Backing>,
+) -> Result<Sources, ObserveError> {
+    let ids: BTreeSet<&String> =
+        boot.iter().map(|(_, id)| id).chain(lenders.iter().map(|(_, id)| id)).collect();
+    let unknown: Vec<&String> = ids.into_iter().filter(|id| !known.contains_key(*id)).collect();
+    let asked = each(unknown.iter().map(|id| backing(monitor, id, objects, pid))).await;
+    for (id, backing) in unknown.into_iter().zip(asked) {
+        known.insert(id.clone(), backing?);
+    }
+    let source = |of: SourceOf, id: &str| {
+        let memdev = memdevs.iter().find(|memdev| memdev.id.as_deref() == Some(id));
+        let placement = memdev.map(Memdev::placement).unwrap_or_default();
+        Some(Source { of, backing: known.get(id)?.clone(), placement })
+    };
+    let nodes = boot.iter().filter_map(|(node, id)| source(SourceOf::Node((*node)?), id));
+    let devices = lenders.iter().filter_map(|(device, id)| source(SourceOf::Device(device.clone()), id));
+    let each: Vec<Source> = nodes.chain(devices).collect();
+    let first = boot.first().and_then(|(_, id)| known.get(id));
+    let differing = boot.iter().find(|(node, id)| node.is_none() && known.get(id) != first);
+    let backing = match (first, differing) {
+        // QEMU before 5.0 may have boot memory without a backend object.
+        (None, _) => line.mem_path().map_or(Backing::Ram, |path| of_file(path, false, pid)),
+        (Some(first), None) => first.clone(),
+        (Some(_), Some((_, other))) => {
+            let first = &boot[0].1;
+            Backing::Unknown(format!("objects of different kinds ({first} and {other})"))
+        }
+    };
+    Ok(Sources { backing, each })
+}
+
+/// How one backend is backed.
+async fn backing(
+    monitor: &Monitor,
+    id: &str,
     objects: &[Property],
-    line: &CommandLine,
     pid: Option<u32>,
 ) -> Result<Backing, ObserveError> {
-    let Some(id) = boot.first() else {
-        // QEMU before 5.0 may have boot memory without a backend object.
-        return Ok(match line.mem_path() {
-            Some(path) => of_file(path, false, pid),
-            None => Backing::Ram,
-        });
-    };
-    if let Some(other) = boot.iter().find(|other| kind(objects, other) != kind(objects, id)) {
-        return Ok(Backing::Unknown(format!("objects of different kinds ({id} and {other})")));
-    }
     let path = format!("/objects/{id}");
     let share = async { Ok(monitor.property(&path, "share").await?.unwrap_or(false)) };
     Ok(match kind(objects, id) {
         Some("memory-backend-ram") => Backing::Ram,
         Some("memory-backend-memfd") => {
-            let (share, huge) = tokio::try_join!(share, monitor.property(&path, "hugetlb"))?;
+            let (share, huge, page) = tokio::try_join!(
+                share,
+                monitor.property(&path, "hugetlb"),
+                monitor.property::<u64>(&path, "hugetlbsize")
+            )?;
             match (huge.unwrap_or(false), share) {
-                (true, _) => Backing::Unknown("memory-backend-memfd with hugetlb=on".into()),
+                (true, _) => of_huge_memfd(page.unwrap_or(0), share),
                 (false, true) => Backing::SharedMemfd,
                 (false, false) => Backing::Ram,
             }
@@ -90,6 +136,15 @@ pub(super) async fn backing(
         Some(other) => Backing::Unknown(other.to_owned()),
         None => Backing::Unknown(format!("the object {id}")),
     })
+}
+
+/// A size of zero is the host's usual one (`memfd_create(2)`, MFD_HUGETLB alone).
+fn of_huge_memfd(page: u64, share: bool) -> Backing {
+    let usual = || host::usual_huge_page();
+    match Some(Bytes::new(page)).filter(|page| !page.is_zero()).or_else(usual) {
+        Some(page) => Backing::HugeMemfd { page, share },
+        None => Backing::Unknown("memory-backend-memfd with huge pages of an unknown size".into()),
+    }
 }
 
 fn of_file(path: &str, share: bool, pid: Option<u32>) -> Backing {
@@ -106,7 +161,7 @@ pub(super) struct Users<'a> {
     /// Backends of memory devices.
     pub(super) devices: &'a BTreeSet<String>,
     /// Backends of boot memory.
-    pub(super) boot: &'a [String],
+    pub(super) boot: &'a [Boot],
     /// QEMU's command line.
     pub(super) line: &'a CommandLine,
     /// All devices but those in the machine's own parts: folder and entry.
@@ -130,7 +185,7 @@ pub(super) async fn unused(
         let told = users.line.is_complete() && !users.line.uses(id);
         kind(objects, id).is_some_and(|kind| kinds.contains(&kind))
             && !users.devices.contains(id)
-            && !users.boot.iter().any(|boot| boot == id)
+            && !users.boot.iter().any(|(_, boot)| boot == id)
             && (told || id.starts_with(OWN_PREFIX))
     };
     let mut found: Vec<Backend> = memdevs

@@ -46,9 +46,17 @@ impl CommandLine {
         })
     }
 
-    /// The backends that `-numa node,memdev=` names, in order.
-    pub(super) fn numa_backends(&self) -> Vec<&str> {
-        self.values("numa").filter_map(|value| key(value, "memdev")).collect()
+    /// The guest's nodes and the backends that `-numa node,memdev=` names for them, in order. A node without `nodeid`
+    /// has the next number (hw/core/numa.c, `parse_numa_node`, 7.2 and 10.0).
+    pub(super) fn numa_backends(&self) -> Vec<(u32, &str)> {
+        let nodes = self.values("numa").filter(|value| value.split(',').next() == Some("node"));
+        (0..)
+            .zip(nodes)
+            .filter_map(|(nth, value)| {
+                let node = key(value, "nodeid").and_then(|node| node.parse().ok()).unwrap_or(nth);
+                Some((node, key(value, "memdev")?))
+            })
+            .collect()
     }
 
     /// The path of `-mem-path`.
@@ -132,7 +140,15 @@ mod tests {
             "node,nodeid=0,memdev=m0",
         ]);
         assert!(line.uses("m0") && !line.uses("spare") && !line.uses("m"));
-        assert_eq!(line.numa_backends(), ["m0"]);
+        assert_eq!(line.numa_backends(), [(0, "m0")]);
+    }
+
+    #[test]
+    fn a_node_without_a_number_has_the_next() {
+        let nodes =
+            ["node,memdev=a", "dist,src=0,dst=1,val=20", "node,cpus=1,memdev=b", "node,nodeid=7,memdev=c"];
+        let words: Vec<&str> = ["qemu"].into_iter().chain(nodes.iter().flat_map(|n| ["-numa", n])).collect();
+        assert_eq!(line(&words).numa_backends(), [(0, "a"), (1, "b"), (7, "c")]);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Everything there is to know of a machine, asked of QEMU in at most two exchanges: one for all that has a name, one
 //! for what the first named (the balloon's figures, and once the boot memory's backing). It changes nothing.
 
+use std::collections::BTreeMap;
+
 use scale::observed::{Accel, Backing, Balloon, DimmKind, Host, Life, Machine, Memory, Node, Vcpus, Version};
 use scale::units::Bytes;
 use serde_json::{Value, json};
 
-use super::backends::{self, Users};
+use super::backends::{self, Boot, Users};
 use super::balloon;
 use super::cmdline::CommandLine;
 use super::monitor::Monitor;
@@ -41,8 +43,9 @@ pub(crate) struct Lasting {
     pid: Option<u32>,
     /// The machine's link to the backend of its boot memory.
     link: Option<String>,
-    boot_backends: Option<Vec<String>>,
-    backing: Option<Backing>,
+    boot_backends: Option<Vec<Boot>>,
+    /// What backends are made of, by their ids.
+    backings: BTreeMap<String, Backing>,
 }
 
 /// What changes.
@@ -82,12 +85,14 @@ pub(crate) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> R
         line: &lasting.line,
         peripherals: &current.peripherals,
     };
-    let backing = async {
-        match lasting.backing.clone() {
-            Some(backing) => Ok(backing),
-            None => backends::backing(monitor, &boot, &current.objects, &lasting.line, lasting.pid).await,
-        }
-    };
+    let mut backings = std::mem::take(&mut lasting.backings);
+    let sources = backends::sources(
+        monitor,
+        (&boot, &devices.lenders),
+        (&current.objects, &current.memdevs),
+        (&lasting.line, lasting.pid),
+        &mut backings,
+    );
     let balloon_path = balloon::path(&current.peripherals);
     let balloon = async {
         let Some(info) = &current.balloon else { return Ok(None) };
@@ -97,9 +102,9 @@ pub(crate) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> R
         };
         Ok(Some(Balloon { actual: Bytes::new(info.actual), stats }))
     };
-    let unused = backends::unused(monitor, current.memdevs, &current.objects, users);
-    let (backing, unused_backends, balloon) = tokio::try_join!(backing, unused, balloon)?;
-    lasting.backing = Some(backing.clone());
+    let unused = backends::unused(monitor, current.memdevs.clone(), &current.objects, users);
+    let (sources, unused_backends, balloon) = tokio::try_join!(sources, unused, balloon)?;
+    lasting.backings = backings;
     lasting.boot_backends = Some(boot);
 
     let (boot, ceiling, slots) = limits(lasting, current.base.base_memory, &current.ospm);
@@ -109,25 +114,28 @@ pub(crate) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> R
         one_thread: replies::on_one_thread(&current.threads),
         filled: Vec::new(),
     };
-    let page = page_of(&backing);
     let Devices { dimms, virtio_mem, .. } = devices;
     let mut memory = Memory {
         boot,
         ceiling,
         slots,
-        alignment: page.unwrap_or_else(|| alignment(&lasting.arch)),
-        backing,
+        alignment: Bytes::ZERO,
+        backing: sources.backing,
+        sources: sources.each,
         dimms,
         virtio_mem,
         balloon,
         unused_backends,
         nodes: Vec::new(),
     };
+    memory.alignment = memory.largest_page().unwrap_or_else(|| alignment(&lasting.arch));
     memory.nodes = nodes(current.numa.as_deref().unwrap_or_default(), &memory);
     let busy = replies::busy(&current.migration);
     let life = life(&current.threads, lasting.pid);
     let machine = machine(monitor, lasting, current.status.status, busy, life);
-    Ok(Seen { machine, memory, vcpus, host: host::look(lasting.pid, page), balloon: balloon_path })
+    let mut host = host::look(lasting.pid);
+    host.pools = host::pools(lasting.pid, &memory);
+    Ok(Seen { machine, memory, vcpus, host, balloon: balloon_path })
 }
 
 /// QEMU's nodes without the NVDIMMs that it counts in; one node where it has set up none.
@@ -167,14 +175,6 @@ fn machine(
         busy,
         manager: monitor.manager(),
         life,
-    }
-}
-
-/// The size of the huge pages of a backing.
-fn page_of(backing: &Backing) -> Option<Bytes> {
-    match backing {
-        Backing::Hugepages { page, .. } => Some(*page),
-        Backing::Ram | Backing::SharedMemfd | Backing::Unknown(_) => None,
     }
 }
 
@@ -245,7 +245,7 @@ async fn lasting(monitor: &Monitor) -> Result<Lasting, ObserveError> {
         boot_backends: None,
         line,
         pid,
-        backing: None,
+        backings: BTreeMap::new(),
     })
 }
 

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use scale::observed::{Dimm, DimmKind, Manager, Node, Ost, VcpuProps, VcpuSlot, VcpuState, VirtioMem};
+use scale::observed::{
+    Dimm, DimmKind, HostPolicy, Manager, Node, Ost, Placement, VcpuProps, VcpuSlot, VcpuState, VirtioMem,
+};
 use scale::units::Bytes;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -68,10 +70,26 @@ pub(super) struct BalloonInfo {
 }
 
 /// `query-memdev`, one of the list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) struct Memdev {
     pub(super) id: Option<String>,
     pub(super) size: u64,
+    #[serde(default)]
+    prealloc: bool,
+    #[serde(default)]
+    host_nodes: Vec<u32>,
+    #[serde(default)]
+    policy: HostPolicy,
+}
+
+impl Memdev {
+    /// Where on the host it lies.
+    pub(super) fn placement(&self) -> Placement {
+        let mut host_nodes = self.host_nodes.clone();
+        host_nodes.sort_unstable();
+        Placement { policy: self.policy, host_nodes, prealloc: self.prealloc }
+    }
 }
 
 /// `qom-list`, one of the list.
@@ -140,6 +158,8 @@ pub(super) struct Devices {
     pub(super) virtio_mem: Vec<VirtioMem>,
     /// The ids of all backends that they use, those of unknown kinds of devices included.
     pub(super) backends: BTreeSet<String>,
+    /// virtio-mem devices, each with its backend.
+    pub(super) lenders: Vec<(String, String)>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -175,7 +195,13 @@ pub(super) fn devices(list: Vec<MemoryDevice>, ospm: &[OspmStatus]) -> Result<De
         match kind.as_str() {
             "dimm" => devices.dimms.push(dimm(data, DimmKind::Dimm, ospm)?),
             "nvdimm" => devices.dimms.push(dimm(data, DimmKind::Nvdimm, ospm)?),
-            "virtio-mem" => devices.virtio_mem.push(virtio_mem(data)?),
+            "virtio-mem" => {
+                let memdev =
+                    data.get("memdev").and_then(Value::as_str).map(|path| last_part(path).to_owned());
+                let device = virtio_mem(data)?;
+                devices.lenders.extend(memdev.map(|memdev| (device.id.clone(), memdev)));
+                devices.virtio_mem.push(device);
+            }
             // virtio-pmem, sgx-epc, hv-balloon and what is to come: no business of ours.
             _ => {}
         }

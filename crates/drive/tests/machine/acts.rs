@@ -1,7 +1,7 @@
 //! What each act sends to QEMU, and what its answers mean.
 
 use drive::{ApplyError, Hypervisor};
-use scale::observed::{Backing, VcpuProps};
+use scale::observed::{Backing, HostPolicy, Placement, VcpuProps};
 use scale::plan::Act;
 use scale::time::Span;
 use scale::units::Bytes;
@@ -36,7 +36,7 @@ async fn sent(act: Act) -> (String, Value) {
 }
 
 fn create(backing: Backing) -> Act {
-    Act::CreateBackend { memdev: "m".into(), size: Bytes::gib(1), backing }
+    Act::CreateBackend { memdev: "m".into(), size: Bytes::gib(1), backing, placement: Default::default() }
 }
 
 #[tokio::test]
@@ -60,6 +60,28 @@ async fn a_backend_is_made_as_boot_memory_is() {
     let (result, heard) = apply(willing(), create(Backing::Unknown("a dax device".into()))).await;
     assert!(matches!(&result, Err(ApplyError::Refused(why)) if why.contains("a dax device")), "{result:?}");
     assert!(heard.is_empty(), "nothing was sent");
+}
+
+#[tokio::test]
+async fn a_backend_lies_where_boot_memory_does() {
+    let placement = Placement { policy: HostPolicy::Bind, host_nodes: vec![0, 1], prealloc: true };
+    let act = |backing| Act::CreateBackend {
+        memdev: "m".into(),
+        size: Bytes::gib(1),
+        backing,
+        placement: placement.clone(),
+    };
+    assert_eq!(
+        sent(act(Backing::Ram)).await.1,
+        json!({"qom-type": "memory-backend-ram", "id": "m", "size": GIB, "prealloc": true, "policy": "bind",
+            "host-nodes": [0, 1]})
+    );
+    let huge = Backing::HugeMemfd { page: Bytes::mib(2), share: true };
+    assert_eq!(
+        sent(act(huge)).await.1,
+        json!({"qom-type": "memory-backend-memfd", "id": "m", "size": GIB, "hugetlb": true, "hugetlbsize": 2 << 20,
+            "share": true, "prealloc": true, "policy": "bind", "host-nodes": [0, 1]})
+    );
 }
 
 #[tokio::test]

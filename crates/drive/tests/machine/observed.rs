@@ -2,7 +2,8 @@
 
 use drive::{Hypervisor, ObserveError};
 use scale::observed::{
-    Accel, Backend, Backing, DimmKind, Life, Node, Observed, Ost, VcpuProps, VcpuState, Version,
+    Accel, Backend, Backing, DimmKind, HostPolicy, Life, Node, Observed, Ost, Placement, VcpuProps,
+    VcpuState, Version,
 };
 use scale::units::Bytes;
 use serde_json::{Value, json};
@@ -196,7 +197,7 @@ async fn a_migration_occupies_the_machine_while_it_is_under_way() {
 }
 
 #[tokio::test]
-async fn backings_that_supple_cannot_make_are_named() {
+async fn backings_are_told_and_those_that_cannot_be_made_are_named() {
     let link = r#"qom-get {"path":"/machine","property":"memory-backend"}"#;
     let objects = |kind: &str| json!([{"name": "ram", "type": format!("child<{kind}>")}]);
     let ram = |kind: &str| {
@@ -212,8 +213,35 @@ async fn backings_that_supple_cannot_make_are_named() {
     assert_eq!(backing(file(false)).await, Backing::Unknown("memory-backend-file at /dev/shm".into()));
     assert_eq!(backing(file(true)).await, Backing::SharedMemfd);
     let huge = ram("memory-backend-memfd").with(&property("hugetlb"), json!(true));
-    assert_eq!(backing(huge).await, Backing::Unknown("memory-backend-memfd with hugetlb=on".into()));
+    let huge = huge.with(&property("hugetlbsize"), json!(1 << 30)).with(&property("share"), json!(true));
+    assert_eq!(backing(huge.clone()).await, Backing::HugeMemfd { page: Bytes::gib(1), share: true });
+    assert_eq!(seen(huge).await.memory.alignment, Bytes::gib(1));
     assert_eq!(backing(ram("memory-backend-epc")).await, Backing::Unknown("memory-backend-epc".into()));
+}
+
+#[tokio::test]
+async fn memory_is_told_node_by_node_with_its_place_on_the_host() {
+    let recorded = Table::recorded(Q35);
+    let memdevs = json!([
+        {"id": "ram-node1", "size": 1 << 29, "prealloc": true, "host-nodes": [1, 0], "policy": "bind"},
+        {"id": "ram-node0", "size": 1 << 29, "prealloc": false, "host-nodes": [], "policy": "default"},
+        {"id": "vm0mem", "size": 1 << 30, "prealloc": false, "host-nodes": [2], "policy": "preferred"}]);
+    let objects = json!([
+        {"name": "ram-node0", "type": "child<memory-backend-ram>"},
+        {"name": "ram-node1", "type": "child<memory-backend-memfd>"},
+        {"name": "vm0mem", "type": "child<memory-backend-ram>"}]);
+    let table = recorded
+        .with(r#"qom-get {"path":"/machine","property":"memory-backend"}"#, json!(""))
+        .with("query-memdev", memdevs)
+        .with(r#"qom-list {"path":"/objects"}"#, objects)
+        .with(r#"qom-get {"path":"/objects/ram-node1","property":"share"}"#, json!(true));
+    let memory = seen(table).await.memory;
+    let placement = |policy, host_nodes, prealloc| Placement { policy, host_nodes, prealloc };
+    assert_eq!(memory.source_of_node(0), (Backing::Ram, Placement::default()));
+    let bound = placement(HostPolicy::Bind, vec![0, 1], true);
+    assert_eq!(memory.source_of_node(1), (Backing::SharedMemfd, bound));
+    let lender = placement(HostPolicy::Preferred, vec![2], false);
+    assert_eq!(memory.source_of_device("vm0"), Some((Backing::Ram, lender)));
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ impl Recipe {
         format!(
             "<domain type='{kind}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>{name}</name>
-{memory}  <vcpu placement='static' current='{boot}'>{max}</vcpu>
+{memory}{pages}  <vcpu placement='static' current='{boot}'>{max}</vcpu>
   <os>
     <type arch='x86_64' machine='{machine}'>hvm</type>
     <kernel>{kernel}</kernel>
@@ -55,6 +55,7 @@ impl Recipe {
 ",
             name = escaped(name),
             memory = self.sizes(),
+            pages = self.huge_node.map(huge_pages).unwrap_or_default(),
             machine = self.board.name(),
             kernel = path(&parts.image.kernel()),
             initrd = path(&parts.image.initrd(self.variant())),
@@ -108,6 +109,22 @@ impl Recipe {
             args.iter().map(|arg| format!("    <qemu:arg value='{}'/>\n", escaped(arg))).collect();
         format!("  <qemu:commandline>\n{args}  </qemu:commandline>\n")
     }
+}
+
+/// Huge pages by memfd need no mount of a hugetlbfs.
+fn huge_pages(node: u8) -> String {
+    format!(
+        "  <memoryBacking>
+    <hugepages>
+      <page size='2048' unit='KiB' nodeset='{node}'/>
+    </hugepages>
+    <source type='memfd'/>
+  </memoryBacking>
+  <numatune>
+    <memnode cellid='{node}' mode='strict' nodeset='0'/>
+  </numatune>
+"
+    )
 }
 
 fn device(VirtioMem { max, node }: VirtioMem) -> String {

@@ -41,8 +41,12 @@ pub(crate) async fn plug_theirs(driver: &mut impl Hypervisor, seen: &Observed, s
     let memdev = format!("mem{id}");
     let brings = (seen.machine.manager == Manager::Libvirt).then_some(size);
     if brings.is_none() {
-        let create =
-            Act::CreateBackend { memdev: memdev.clone(), size, backing: seen.memory.backing.clone() };
+        let create = Act::CreateBackend {
+            memdev: memdev.clone(),
+            size,
+            backing: seen.memory.backing.clone(),
+            placement: Default::default(),
+        };
         driver.apply(&create, until).await.unwrap();
     }
     let plug = Act::PlugDimm { id, memdev, brings, slot, node: 0, addr };

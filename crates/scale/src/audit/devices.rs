@@ -30,6 +30,7 @@ impl Auditor<'_> {
             self.guest_loses(in_use.saturating_sub(to));
             self.ledger.virtio_mem[index].in_use = in_use.min(to);
         }
+        self.host_lends(id, device.size, to);
         let device = &mut self.ledger.virtio_mem[index].device;
         (device.requested, device.size) = (to, to);
     }

@@ -3,7 +3,7 @@
 use super::ledger::{Spare, Stick};
 use super::{Auditor, Kind};
 use crate::generations::DIES_AFTER_A_VCPU_REMOVAL;
-use crate::observed::{Backing, DimmKind, GuestFacts, Manager};
+use crate::observed::{Backing, DimmKind, GuestFacts, Manager, Placement};
 use crate::plan::{OWN_PREFIX, OWN_PREFIX_IN_LIBVIRT, Zone};
 use crate::units::Bytes;
 
@@ -14,26 +14,40 @@ const SMALLEST_BLOCK: Bytes = Bytes::mib(128);
 const LARGE_GUEST: Bytes = Bytes::gib(64);
 
 impl Auditor<'_> {
-    pub(super) fn create_backend(&mut self, memdev: &str, size: Bytes, backing: &Backing) {
-        let memory = &self.seen.memory;
+    pub(super) fn create_backend(
+        &mut self,
+        memdev: &str,
+        size: Bytes,
+        backing: &Backing,
+        placement: &Placement,
+    ) {
         self.require(self.seen.machine.manager == Manager::Nobody, Kind::Backend, || {
             format!("{memdev} is made by itself, and the machine's manager makes backends with their DIMMs")
         });
         self.unused_name(memdev);
         self.own(memdev, OWN_PREFIX);
-        self.require(*backing == memory.backing, Kind::Backend, || {
+        let source = (backing.clone(), placement.clone());
+        let memory = &self.seen.memory;
+        let known = memory.nodes.iter().any(|node| memory.source_of_node(node.id) == source)
+            || memory.nodes.is_empty() && memory.source_of_node(0) == source;
+        self.require(known, Kind::Backend, || {
             format!("{memdev} is backed otherwise than the machine's memory")
         });
         if let Backing::Unknown(what) = backing {
             self.find(Kind::Backend, format!("{memdev} is to be backed by {what}, which cannot be made"));
         }
-        self.ledger.backends.push(Spare { id: memdev.to_owned(), size, by: self.at });
-        self.made = self.made + size;
-        self.host_holds(backing);
+        self.host_takes(&source, size);
+        self.ledger.backends.push(Spare { id: memdev.to_owned(), size, by: self.at, source: Some(source) });
     }
 
-    /// The size of the backend that a DIMM is plugged on: one that is there, or one that comes with it.
-    pub(super) fn backend_of(&mut self, id: &str, memdev: &str, brings: Option<Bytes>) -> Option<Bytes> {
+    /// The size of the backend that a DIMM is plugged on: one that is there and made as its node's memory is, or one
+    /// that comes with it.
+    pub(super) fn backend_of(
+        &mut self,
+        (id, memdev): (&str, &str),
+        node: u32,
+        brings: Option<Bytes>,
+    ) -> Option<Bytes> {
         let manager = self.seen.machine.manager;
         let own = match manager {
             Manager::Nobody => OWN_PREFIX,
@@ -50,15 +64,19 @@ impl Auditor<'_> {
                 self.find(Kind::Backend, format!("{id} is plugged on {memdev}, which {what}"));
                 return None;
             };
-            return Some(self.ledger.backends.remove(index).size);
+            let spare = self.ledger.backends.remove(index);
+            let own = self.seen.memory.source_of_node(node);
+            self.require(spare.source.is_none_or(|source| source == own), Kind::Backend, || {
+                format!("{memdev} is backed otherwise than the memory of node {node}, where {id} goes")
+            });
+            return Some(spare.size);
         };
         self.unused_name(memdev);
         self.require(memdev.strip_prefix("mem") == Some(id), Kind::Id, || {
             format!("libvirt calls the backend of {id} mem{id}, not {memdev}")
         });
-        self.made = self.made + size;
-        let backing = self.seen.memory.backing.clone();
-        self.host_holds(&backing);
+        let source = self.seen.memory.source_of_node(node);
+        self.host_takes(&source, size);
         Some(size)
     }
 
@@ -66,27 +84,6 @@ impl Auditor<'_> {
         let taken = self.ledger.backends.iter().any(|b| b.id == memdev)
             || self.ledger.sticks.iter().any(|s| s.memdev == memdev);
         self.require(!taken, Kind::Id, || format!("there is a backend {memdev} already"));
-    }
-
-    /// What would kill QEMU or be refused on the host: pages of a hugetlbfs that are not there (SIGBUS), a VFIO
-    /// mapping that cannot be locked (QEMU aborts; hw/vfio/common.c, 7.2), the cgroup's limit.
-    fn host_holds(&mut self, backing: &Backing) {
-        let (host, grown) = (&self.seen.host, self.made.saturating_sub(self.freed));
-        if matches!(backing, Backing::Hugepages { .. })
-            && let Some(free) = host.hugepages_free
-        {
-            self.require(grown <= free, Kind::Host, || format!("{grown} of huge pages, {free} are free"));
-        }
-        if host.vfio
-            && let Some(room) = host.memlock_headroom
-        {
-            self.require(grown <= room, Kind::Host, || format!("{grown} to lock, {room} may be locked"));
-        }
-        if let Some(room) = host.cgroup_headroom {
-            self.require(grown <= room, Kind::Host, || {
-                format!("{grown} more, the cgroup has room for {room}")
-            });
-        }
     }
 
     pub(super) fn delete_backend(&mut self, memdev: &str) {
@@ -102,7 +99,8 @@ impl Auditor<'_> {
         self.require(spare.by.is_some() || memdev.starts_with(OWN_PREFIX), Kind::Backend, || {
             format!("{memdev} is not ours to delete")
         });
-        self.freed = self.freed + spare.size;
+        let (source, size) = (spare.source, spare.size);
+        self.host_gets_back(source.as_ref(), size);
     }
 
     pub(super) fn plug_dimm(
@@ -130,6 +128,7 @@ impl Auditor<'_> {
             memdev: memdev.to_owned(),
             kind: DimmKind::Dimm,
             slot,
+            node,
             size,
             addr,
             in_use: Bytes::ZERO,
@@ -249,9 +248,14 @@ impl Auditor<'_> {
         match self.seen.machine.manager {
             Manager::Nobody if stick.memdev.is_empty() => {}
             Manager::Nobody => {
-                self.ledger.backends.push(Spare { id: stick.memdev, size: stick.size, by: self.at });
+                let (id, size) = (stick.memdev, stick.size);
+                let source = Some(self.seen.memory.source_of_node(stick.node));
+                self.ledger.backends.push(Spare { id, size, by: self.at, source });
             }
-            Manager::Libvirt => self.freed = self.freed + stick.size,
+            Manager::Libvirt => {
+                let source = self.seen.memory.source_of_node(stick.node);
+                self.host_gets_back(Some(&source), stick.size);
+            }
         }
     }
 

@@ -2,7 +2,8 @@
 
 use crate::limits::Limits;
 use crate::observed::{
-    Dimm, DimmKind, Disk, GuestFacts, MemInfo, Observed, VcpuProps, VcpuState, VirtioMem, blocks_of,
+    Backing, Dimm, DimmKind, Disk, GuestFacts, MemInfo, Observed, Placement, VcpuProps, VcpuState, VirtioMem,
+    blocks_of,
 };
 use crate::plan::Sizes;
 use crate::setting::Setting;
@@ -39,6 +40,7 @@ pub(super) struct Stick {
     pub(super) memdev: String,
     pub(super) kind: DimmKind,
     pub(super) slot: u32,
+    pub(super) node: u32,
     pub(super) size: Bytes,
     /// Absent for one that this plan lets QEMU place.
     pub(super) addr: Option<u64>,
@@ -66,6 +68,8 @@ pub(super) struct Spare {
     pub(super) size: Bytes,
     /// The step that made it or set it free.
     pub(super) by: Option<usize>,
+    /// What it is made of, where that is known.
+    pub(super) source: Option<(Backing, Placement)>,
 }
 
 /// One place for a vCPU.
@@ -94,7 +98,7 @@ impl Ledger {
             backends: memory
                 .unused_backends
                 .iter()
-                .map(|b| Spare { id: b.id.clone(), size: b.size, by: None })
+                .map(|b| Spare { id: b.id.clone(), size: b.size, by: None, source: None })
                 .collect(),
             virtio_mem: memory.virtio_mem.iter().map(|v| Stretch::of(v, heard)).collect(),
             ballooned: memory.balloon.map(|b| (memory.boot + dimms).saturating_sub(b.actual)),
@@ -184,6 +188,7 @@ impl Stick {
             memdev: dimm.memdev.clone(),
             kind: dimm.kind,
             slot: dimm.slot,
+            node: dimm.node,
             size: dimm.size,
             addr: Some(dimm.addr),
             in_use: match dimm.kind {

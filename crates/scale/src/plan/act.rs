@@ -88,7 +88,17 @@ impl Act {
 impl fmt::Display for Act {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Act::CreateBackend { memdev, size, .. } => write!(f, "make {size} of host memory {memdev}"),
+            Act::CreateBackend { memdev, size, backing, placement } => {
+                write!(f, "make {size} of host memory {memdev}")?;
+                if let Some(page) = backing.page() {
+                    write!(f, " in huge pages of {page}")?;
+                }
+                let nodes: Vec<String> = placement.host_nodes.iter().map(u32::to_string).collect();
+                if !nodes.is_empty() {
+                    write!(f, " on host node {}", nodes.join(", "))?;
+                }
+                Ok(())
+            }
             Act::DeleteBackend { memdev } => write!(f, "give host memory {memdev} back"),
             Act::PlugDimm { id, slot, node, brings: None, .. } => {
                 write!(f, "plug DIMM {id} into slot {slot}, node {node}")

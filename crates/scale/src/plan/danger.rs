@@ -12,9 +12,6 @@ use crate::observed::{Accel, Backing, VcpuSlot};
 use crate::units::Bytes;
 use crate::wanted::Mechanism;
 
-/// What the host needs beside the guest's new memory: page tables and QEMU's own books, about 1/256 of it.
-const HOST_OVERHEAD: u64 = 256;
-
 /// Dangers of a plan as a whole.
 pub(super) fn whole(scene: &Scene<'_>, parts: &[Part]) -> Vec<Obstacle> {
     let has = |wanted: fn(&Act) -> bool| parts.iter().flat_map(Part::acts).any(wanted);
@@ -83,15 +80,28 @@ fn plugging(scene: &Scene<'_>, parts: &[Part]) -> Vec<Obstacle> {
                 .to_owned(),
         });
     }
-    if let Backing::Unknown(what) = &scene.seen.memory.backing {
-        found.push(Obstacle {
-            when: When::Cold,
-            reason: format!("the machine's memory is backed by {what}, of which Supple can make no more"),
-            way_out: "start the machine with memory-backend-ram, -memfd or -file on a hugetlbfs mount"
-                .to_owned(),
-        });
-    }
+    found.extend(unknown_backing(scene, parts));
     found
+}
+
+/// Memory of a kind that nobody here can make more of. libvirt makes a DIMM's backend itself.
+fn unknown_backing(scene: &Scene<'_>, parts: &[Part]) -> Option<Obstacle> {
+    let mut made = parts.iter().flat_map(Part::acts).filter_map(|act| {
+        if let Act::CreateBackend { backing: Backing::Unknown(what), .. } = act { Some(what) } else { None }
+    });
+    let what = made.next()?;
+    let known = scene.seen.memory.nodes.iter().map(|node| node.id).find(|node| {
+        let (backing, _) = scene.seen.memory.source_of_node(*node);
+        !matches!(backing, Backing::Unknown(_))
+    });
+    let other = known.map_or_else(String::new, |node| format!(", or name another node: --node {node}"));
+    Some(Obstacle {
+        when: When::Cold,
+        reason: format!("the machine's memory is backed by {what}, of which Supple can make no more"),
+        way_out: format!(
+            "start the machine with memory-backend-ram, -memfd or -file on a hugetlbfs mount{other}"
+        ),
+    })
 }
 
 /// A pair that kills QEMU: something is plugged, or a DIMM removed, after a vCPU was removed, under TCG.
@@ -144,55 +154,6 @@ fn removal_from_one_thread(scene: &Scene<'_>) -> Option<Obstacle> {
         reason: "QEMU runs all vCPUs on one thread (TCG), and ends itself when one is removed".to_owned(),
         way_out: "stop the machine and start it with fewer vCPUs, with thread=multi, or with KVM".to_owned(),
     })
-}
-
-/// What the host cannot give.
-pub(super) fn host(scene: &Scene<'_>, part: &Part) -> Vec<Obstacle> {
-    let host = &scene.seen.host;
-    let peak = part.peak;
-    let mut found = Vec::new();
-    if peak.is_zero() {
-        return found;
-    }
-    let with_overhead = peak + peak.per(HOST_OVERHEAD);
-    if let Some(headroom) = host.cgroup_headroom.filter(|headroom| *headroom < with_overhead) {
-        found.push(Obstacle {
-            when: When::NotNow,
-            reason: format!("QEMU's cgroup allows {headroom} more and {with_overhead} are needed: the host would kill QEMU"),
-            way_out: "raise memory.max of the cgroup (libvirt: hard_limit), or ask for less".to_owned(),
-        });
-    }
-    let memlock = host.memlock_headroom.filter(|headroom| host.vfio && *headroom < peak);
-    if let Some(headroom) = memlock {
-        // vfio_listener_region_add ends in hw_error where mapping fails (hw/vfio/common.c, 7.2 and 10.0).
-        found.push(Obstacle {
-            when: When::NotNow,
-            reason: format!(
-                "a VFIO device pins all of the guest's memory, QEMU may lock {headroom} more and {peak} are needed: \
-                 QEMU would abort"
-            ),
-            way_out: format!("raise the limit first: prlimit --memlock of the QEMU process by {}", exact(peak)),
-        });
-    }
-    let adds_dimm = part.acts().any(|act| matches!(act, Act::PlugDimm { .. }));
-    if let (Some(free), Backing::Hugepages { page, .. }) = (host.hugepages_free, &scene.seen.memory.backing)
-        && adds_dimm
-        && free < peak
-    {
-        found.push(Obstacle {
-            when: When::NotNow,
-            reason: format!("{free} are free in huge pages of {page} and {peak} are needed"),
-            way_out: "add huge pages on the host (vm.nr_hugepages), or ask for less".to_owned(),
-        });
-    }
-    found
-}
-
-/// More than the host has free is legal, and worth a word.
-pub(super) fn overcommit(scene: &Scene<'_>, part: &Part) -> Option<String> {
-    let available = scene.seen.host.available?;
-    (available < part.peak)
-        .then(|| format!("the host has {available} available, less than the {} added", part.peak))
 }
 
 /// Memory that the guest needs is never taken.

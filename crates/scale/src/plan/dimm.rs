@@ -11,7 +11,7 @@ use super::place;
 use super::resolve::Delta;
 use super::space::Space;
 use super::{Obstacle, When};
-use crate::observed::{Backing, Dimm, DimmKind, PendingDevice};
+use crate::observed::{Dimm, DimmKind, PendingDevice};
 use crate::units::Bytes;
 use why_not::{balloon_is_inflated, cannot_ever_grow, cannot_shrink, dip, no_layout};
 pub(super) use why_not::{exact, misfit};
@@ -24,11 +24,7 @@ const BOOT_REGIONS: i64 = 4;
 /// them is a multiple of the others.
 pub(super) fn unit(scene: &Scene<'_>) -> Bytes {
     let memory = &scene.seen.memory;
-    let page = match &memory.backing {
-        Backing::Hugepages { page, .. } => *page,
-        Backing::Ram | Backing::SharedMemfd | Backing::Unknown(_) => Bytes::ZERO,
-    };
-    scene.footing.block.max(memory.alignment).max(page)
+    scene.footing.block.max(memory.alignment).max(memory.largest_page().unwrap_or_default())
 }
 
 /// The machine once virtio-mem has done its part.

@@ -5,7 +5,7 @@
 
 use super::make::{Part, Scene};
 use super::resolve::Delta;
-use super::{When, balloon, danger, dimm, system, virtio_mem};
+use super::{When, balloon, danger, dimm, host, system, virtio_mem};
 use crate::units::Bytes;
 use crate::wanted::Mechanism;
 
@@ -28,8 +28,8 @@ pub(super) fn plan(scene: &Scene<'_>, asked: Bytes) -> Part {
     };
     part.obstacles.extend(system::memory(scene, delta, &part));
     part.obstacles.extend(danger::shrink(scene, delta, &part));
-    part.obstacles.extend(danger::host(scene, &part));
-    part.notes.extend(danger::overcommit(scene, &part));
+    part.obstacles.extend(host::lacks(scene, &part));
+    part.notes.extend(host::overcommit(scene, &part));
     part
 }
 

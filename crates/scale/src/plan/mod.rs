@@ -11,6 +11,7 @@ mod dimm;
 mod disks;
 mod footing;
 mod heal;
+mod host;
 mod layers;
 mod layout;
 mod make;
@@ -33,7 +34,7 @@ pub use resolve::settled;
 pub use sizes::{Asked, Basis, Sizes};
 
 use crate::disk::Tool;
-use crate::observed::{Backing, Layer, VcpuProps};
+use crate::observed::{Backing, Layer, Placement, VcpuProps};
 use crate::setting::Setting;
 use crate::time::Span;
 use crate::units::Bytes;
@@ -107,6 +108,9 @@ pub enum Act {
         size: Bytes,
         /// How it is backed.
         backing: Backing,
+        /// Where on the host it lies.
+        #[serde(default, skip_serializing_if = "Placement::is_default")]
+        placement: Placement,
     },
     /// Give the host's memory back (`object-del`).
     DeleteBackend {

@@ -7,7 +7,7 @@ use super::layout::{Layout, Move};
 use super::make::{Part, Scene, delete_backend, make_known, scaled, step};
 use super::zone::{Zones, shown_by};
 use super::{Act, OWN_PREFIX, OWN_PREFIX_IN_LIBVIRT, Obstacle, Proof, Step, Strength, When, Zone};
-use crate::observed::{Backing, Dimm, Manager};
+use crate::observed::{Dimm, Manager};
 use crate::units::Bytes;
 use std::collections::BTreeSet;
 
@@ -113,13 +113,13 @@ impl<'a> Place<'a> {
         let (scene, limits) = (self.scene, self.scene.limits);
         let (id, memdev) = self.fresh_ids();
         let slot = self.slots.pop_first().expect("a layout takes no more slots than are open");
-        let backing = scene.seen.memory.backing.clone();
-        let prealloc = matches!(backing, Backing::Hugepages { .. });
+        let (backing, placement) = scene.seen.memory.source_of_node(node);
+        let prealloc = placement.prealloc || backing.page().is_some();
         let making = if prealloc { scaled(limits.monitor, limits.per_gib, size) } else { limits.monitor };
         let (create, brings, appear) = match scene.seen.machine.manager {
             Manager::Nobody => {
                 let create = step(
-                    Act::CreateBackend { memdev: memdev.clone(), size, backing },
+                    Act::CreateBackend { memdev: memdev.clone(), size, backing, placement },
                     Proof::BackendExists { memdev: memdev.clone() },
                     Strength::DeviceOnly,
                     making,

@@ -7,6 +7,7 @@ mod known;
 mod limits;
 mod machine;
 mod model;
+mod numa;
 mod properties;
 mod refusals;
 mod steps;

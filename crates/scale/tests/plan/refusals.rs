@@ -149,7 +149,9 @@ fn what_the_host_cannot_bear_is_refused() {
     let mut seen = machine();
     seen.memory.backing =
         Backing::Hugepages { path: "/dev/hugepages".into(), page: Bytes::mib(2), share: false };
-    seen.host.hugepages_free = Some(Bytes::mib(512));
+    let (free, promised) = (Bytes::mib(512), Bytes::ZERO);
+    seen.host.pools =
+        vec![scale::observed::MemoryPool { node: None, page: Some(Bytes::mib(2)), free, promised }];
     says(&seen, &memory("+1G"), When::NotNow, &["huge pages", "nr_hugepages"]);
     let mut seen = machine();
     seen.memory.backing = Backing::Unknown("memory-backend-epc".into());

@@ -15,7 +15,7 @@ use scale::units::Bytes;
 use sim::{World, finish};
 
 fn create(memdev: &str, size: Bytes) -> Act {
-    Act::CreateBackend { memdev: memdev.into(), size, backing: Backing::Ram }
+    Act::CreateBackend { memdev: memdev.into(), size, backing: Backing::Ram, placement: Default::default() }
 }
 
 fn plug(id: &str, memdev: &str, slot: u32) -> Act {

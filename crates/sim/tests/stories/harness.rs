@@ -81,7 +81,15 @@ impl Stage {
             node: 0,
             addr: None,
         };
-        for act in [Act::CreateBackend { memdev, size: Bytes::gib(1), backing: Backing::Ram }, plug] {
+        for act in [
+            Act::CreateBackend {
+                memdev,
+                size: Bytes::gib(1),
+                backing: Backing::Ram,
+                placement: Default::default(),
+            },
+            plug,
+        ] {
             let sent = finish(async {
                 let mut link = self.world.connect();
                 let until = link.now() + Span::secs(30);

@@ -239,6 +239,48 @@ fn what_the_host_cannot_hold_is_found() {
     found(growth, |s, _| (s.host.vfio, s.host.memlock_headroom) = (true, Some(Bytes::gib(1))), &[Kind::Host]);
 }
 
+/// Memory of node 0 in huge pages of the host's node 1, of which the host has so many MiB there and in all.
+fn in_pages(seen: &mut Observed, plan: &mut Plan, there: u64, whole: u64) {
+    let backing = Backing::HugeMemfd { page: Bytes::mib(2), share: false };
+    let placement = Placement { policy: HostPolicy::Bind, host_nodes: vec![1], prealloc: false };
+    for step in &mut plan.steps {
+        if let Act::CreateBackend { backing: of, placement: at, .. } = &mut step.act {
+            (*of, *at) = (backing.clone(), placement.clone());
+        }
+    }
+    seen.memory.sources = vec![Source { of: SourceOf::Node(0), backing, placement }];
+    let pool = |node, mib| {
+        let (page, free, promised) = (Some(Bytes::mib(2)), Bytes::mib(mib), Bytes::ZERO);
+        MemoryPool { node, page, free, promised }
+    };
+    seen.host.pools = vec![pool(None, whole), pool(Some(1), there)];
+}
+
+#[test]
+fn pages_that_the_hosts_node_does_not_have_are_found() {
+    let one = || grown_by(Bytes::gib(1), None);
+    found(one, |s, p| in_pages(s, p, 1024, 1024), &[]);
+    found(one, |s, p| in_pages(s, p, 1022, 4096), &[Kind::Host]);
+    found(one, |s, p| in_pages(s, p, 4096, 1022), &[Kind::Host]);
+    let attached_in_pages = |s: &mut Observed, p: &mut Plan| in_pages(s, p, 1022, 4096);
+    found(attached, attached_in_pages, &[Kind::Host]);
+}
+
+#[test]
+fn a_backend_that_is_not_made_as_its_nodes_memory_is_found() {
+    let elsewhere = |s: &mut Observed, p: &mut Plan| {
+        in_pages(s, p, 4096, 4096);
+        let at = Placement { policy: HostPolicy::Bind, host_nodes: vec![0], prealloc: false };
+        let Act::CreateBackend { placement, .. } = &mut p.steps[0].act else { panic!("{:?}", p.steps[0]) };
+        *placement = at.clone();
+        // Right for some node, but not for the one that the DIMM goes to.
+        s.memory.nodes.push(Node { id: 1, memory: Bytes::ZERO });
+        let backing = s.memory.sources[0].backing.clone();
+        s.memory.sources.push(Source { of: SourceOf::Node(1), backing, placement: at });
+    };
+    found(|| grown_by(Bytes::gib(1), None), elsewhere, &[Kind::Backend]);
+}
+
 /// Growth by one DIMM on a machine that libvirt keeps.
 fn attached() -> (Observed, Plan) {
     let mut seen = machine();

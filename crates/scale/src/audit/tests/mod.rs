@@ -114,7 +114,12 @@ fn dimm_added(group: u32, name: &str, slot: u32, addr: Option<u64>, size: Bytes)
     vec![
         step(
             group,
-            Act::CreateBackend { memdev: memdev.clone(), size, backing: Backing::Ram },
+            Act::CreateBackend {
+                memdev: memdev.clone(),
+                size,
+                backing: Backing::Ram,
+                placement: Default::default(),
+            },
             Proof::BackendExists { memdev: memdev.clone() },
             Strength::DeviceOnly,
             vec![Act::DeleteBackend { memdev: memdev.clone() }],

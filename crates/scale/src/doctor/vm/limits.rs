@@ -154,7 +154,7 @@ fn host_memory(running: &Running) -> Option<Finding> {
     let available = running.seen.host.available?;
     let room = running.seen.memory.headroom();
     let shown = roughly(available);
-    if matches!(running.seen.memory.backing, Backing::Hugepages { .. }) {
+    if running.seen.memory.backing.page().is_some() {
         return None;
     }
     if available >= room {
@@ -171,9 +171,9 @@ fn backing(running: &Running) -> Option<Finding> {
     const SUBJECT: &str = "backing";
     match &running.seen.memory.backing {
         Backing::Ram | Backing::SharedMemfd => None,
-        Backing::Hugepages { page, path, .. } => {
-            let free = running.seen.host.hugepages_free.unwrap_or_default();
-            let found = format!("huge pages of {page} ({path}), {free} of them free");
+        Backing::Hugepages { page, .. } | Backing::HugeMemfd { page, .. } => {
+            let free = running.seen.host.free_pages(*page, None).unwrap_or_default();
+            let found = format!("huge pages of {page}, {free} of them free");
             if free.is_zero() && !running.seen.memory.headroom().is_zero() {
                 let reason = "new DIMMs are backed as the boot memory is, so it cannot grow now";
                 let kib = page.get() / 1024;

@@ -376,7 +376,9 @@ fn vhost_regions_and_huge_pages_bound_what_can_be_added() {
     let pages = changed(|r| {
         let path = "/dev/hugepages".to_owned();
         r.seen.memory.backing = Backing::Hugepages { path, page: Bytes::mib(2), share: false };
-        r.seen.host.hugepages_free = Some(Bytes::ZERO);
+        let (free, promised) = (Bytes::ZERO, Bytes::ZERO);
+        let pool = crate::observed::MemoryPool { node: None, page: Some(Bytes::mib(2)), free, promised };
+        r.seen.host.pools.push(pool);
     });
     assert_eq!(severity(&pages, "backing"), Severity::Missing);
     assert!(mend(&pages, "backing").contains("hugepages-2048kB"));
