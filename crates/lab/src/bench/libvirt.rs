@@ -107,7 +107,7 @@ async fn by_virsh(libvirtd: &Libvirtd, dir: &Path) -> Result<Duration> {
 
 /// The most vCPUs of the machine that is resized many times. Under emulation that is what all plugs together may use up,
 /// and Supple refuses more (docs/qemu.md): with so many, few of the resizes are refusals.
-const CEILING: u16 = 6;
+const CEILING: u16 = 240;
 
 /// `times` random resizes of one machine of libvirt's, up and down; in the end Supple's record, libvirt's two
 /// descriptions, QEMU and the guest must tell the same.
