@@ -25,7 +25,7 @@ usage: cargo xtask CHORE
                  too; with --every-generation, whatever runs on guests does
   bench [PART...]
                  setup, then measurements beside the least that could be done; or only of some parts:
-                 qmp, libvirt
+                 qmp, libvirt, dimensions, traffic
   bench layout   only the DIMM layout, beside the rules of other managers; no guest
   bench drift [TIMES [SEED]]
                  random resizes of one machine of libvirt's (1000), with nothing apart at the end

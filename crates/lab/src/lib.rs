@@ -60,5 +60,5 @@ pub use qemu::{Absent, Qemu};
 pub use recipe::{Agent, Board, Disk, Generation, Onlining, Recipe, prepare, prepare_guest};
 pub use schema::Schema;
 pub use service::{Service, ServiceReport};
-pub use wire::{Stream, Tools, Wire, apart, apart_with_guests};
+pub use wire::{Stream, Tools, Wire, apart, apart_with_guests, in_own_network};
 pub use witness::{Output, Witness};

@@ -25,6 +25,7 @@ async fn main() -> ExitCode {
             (Ok(times), Ok(seed)) => bench::libvirt::drift(supple.as_ref(), times, seed).await,
             (_, _) => Err(anyhow::anyhow!("usage: lab drift SUPPLE TIMES SEED, both of them numbers")),
         },
+        ["traffic", supple] => bench::traffic::inside(supple.as_ref()).await,
         ["raw", job @ ..] => bench::raw::run(job),
         _ => Err(anyhow::anyhow!(
             "usage: lab prepare | run [libvirt] | generation NAME | demo SUPPLE | bench SUPPLE [PART...] | \

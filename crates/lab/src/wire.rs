@@ -52,12 +52,8 @@ pub fn apart(test: &str, body: impl FnOnce() -> Result<()>) {
     // One after the other: traffic takes a core.
     let _turn = cache.lock("traffic").expect("a lock");
     let this = std::env::current_exe().expect("a test is a program");
-    let mut command = Command::new("unshare");
-    command.arg("--net");
-    if !rustix::process::geteuid().is_root() {
-        command.args(["--user", "--map-root-user"]);
-    }
-    command.arg("--").arg(this).args(["--exact", test, "--nocapture", "--test-threads=1"]).env(APART, "1");
+    let mut command = in_own_network();
+    command.arg(this).args(["--exact", test, "--nocapture", "--test-threads=1"]).env(APART, "1");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let (ok, said) = watched(command).expect("unshare (util-linux) can be run");
     let hint = if said.contains("unshare:") {
@@ -66,6 +62,19 @@ pub fn apart(test: &str, body: impl FnOnce() -> Result<()>) {
         ""
     };
     assert!(ok && said.contains("1 passed"), "in a network of its own:\n{said}{hint}");
+}
+
+/// Runs the program whose words are added to it in a network namespace of its own. As root it needs nothing; another user
+/// needs user namespaces.
+#[must_use]
+pub fn in_own_network() -> Command {
+    let mut command = Command::new("unshare");
+    command.arg("--net");
+    if !rustix::process::geteuid().is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command.arg("--");
+    command
 }
 
 /// Runs a command to its end, with what it said.

@@ -3,10 +3,12 @@
 //! These machines are shared and noisy: only ratios within one run mean anything, save for bounds that are far away. So
 //! the two sides of a row take turns on the same guest, each goes first as often as the other, and medians count.
 
+mod dimensions;
 pub(crate) mod libvirt;
 mod planning;
 pub(crate) mod raw;
 mod table;
+pub(crate) mod traffic;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::{Machine, Recipe};
@@ -33,15 +35,21 @@ enum Part {
     Qmp,
     /// Memory and lists of libvirt's machines.
     Libvirt,
+    /// Every other dimension.
+    Dimensions,
+    /// Limits of traffic.
+    Traffic,
 }
 
 impl Part {
-    const ALL: [Part; 2] = [Part::Qmp, Part::Libvirt];
+    const ALL: [Part; 4] = [Part::Qmp, Part::Libvirt, Part::Dimensions, Part::Traffic];
 
     fn name(self) -> &'static str {
         match self {
             Part::Qmp => "qmp",
             Part::Libvirt => "libvirt",
+            Part::Dimensions => "dimensions",
+            Part::Traffic => "traffic",
         }
     }
 
@@ -53,6 +61,8 @@ impl Part {
                 Ok(rows)
             }
             Part::Libvirt => libvirt::rows(supple).await,
+            Part::Dimensions => dimensions::rows(supple).await,
+            Part::Traffic => traffic::rows(supple).await,
         }
     }
 }

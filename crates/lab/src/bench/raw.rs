@@ -10,11 +10,13 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-/// Runs one raw job: `dimm QMP AGENT ID MIB`, `virtio-mem QMP ID BYTES`, `guest-facts AGENT`.
+/// Runs one raw job: `dimm QMP AGENT ID MIB`, `virtio-mem QMP ID BYTES`, `vcpu QMP AGENT`,
+/// `guest-facts AGENT`.
 pub(crate) fn run(job: &[&str]) -> Result<()> {
     match *job {
         ["dimm", qmp, agent, id, mib] => dimm(qmp.as_ref(), agent.as_ref(), id, mib.parse()?),
         ["virtio-mem", qmp, id, bytes] => virtio_mem(qmp.as_ref(), id, bytes.parse()?),
+        ["vcpu", qmp, agent] => vcpu(qmp.as_ref(), agent.as_ref()),
         ["guest-facts", agent] => guest_facts(agent.as_ref()),
         _ => bail!("not a raw job: {job:?}"),
     }
@@ -110,6 +112,36 @@ fn virtio_mem(qmp: &Path, id: &str, bytes: u64) -> Result<()> {
         sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+/// Plugs the first vCPU that is not there and has the guest bring it online.
+fn vcpu(qmp: &Path, agent: &Path) -> Result<()> {
+    let mut monitor = Line::monitor(qmp)?;
+    let mut guest = Line::agent(agent)?;
+    let places = monitor.call("query-hotpluggable-cpus", &json!({}))?;
+    let places = places.as_array().context("places of vCPUs")?;
+    let there = places.iter().filter(|place| place.get("qom-path").is_some()).count();
+    let free = places.iter().rev().find(|place| place.get("qom-path").is_none()).context("a free place")?;
+    let mut device = free["props"].clone();
+    device["driver"] = free["type"].clone();
+    device["id"] = json!(format!("raw-vcpu{there}"));
+    monitor.call("device_add", &device)?;
+    loop {
+        let vcpus = guest.call("guest-get-vcpus", &json!({}))?;
+        let vcpus = vcpus.as_array().context("vCPUs")?;
+        let offline: Vec<Value> = vcpus
+            .iter()
+            .filter(|vcpu| vcpu["online"] == json!(false))
+            .map(|vcpu| json!({ "logical-id": vcpu["logical-id"], "online": true }))
+            .collect();
+        if !offline.is_empty() {
+            guest.call("guest-set-vcpus", &json!({ "vcpus": offline }))?;
+        } else if vcpus.len() > there {
+            return Ok(());
+        } else {
+            sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 /// What a guest answers to the questions of one observation, and nothing else.

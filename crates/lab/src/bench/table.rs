@@ -26,6 +26,11 @@ impl Row {
         }
     }
 
+    /// A time and another of the same run, without a bound.
+    pub(crate) fn beside(what: &str, measured: Duration, beside: (&str, Duration)) -> Row {
+        Row { bound: String::new(), holds: true, ..Row::ratio(what, measured, beside, f64::INFINITY) }
+    }
+
     /// A time without a bound, for the reader to compare with.
     pub(crate) fn told(what: &str, measured: Duration) -> Row {
         Row {
