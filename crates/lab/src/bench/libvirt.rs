@@ -122,7 +122,7 @@ pub(crate) async fn drift(supple: &Path, times: u32, seed: u64) -> Result<()> {
     let recipe = Recipe::q35().memory(Bytes::gib(1)).max_memory(Bytes::gib(8), 16).vcpus(1, CEILING);
     let guest = libvirtd.boot(NAME, &recipe).await?;
     let service = guest.watch_service();
-    let (mut dice, mut ended) = (Dice(seed | 1), [0_u32; 3]);
+    let (mut dice, mut ended, mut has) = (Dice(seed | 1), [0_u32; 3], 1);
     for nth in 0..times {
         let memory = format!("{}M", 1024 + 128 * dice.below(21));
         let wanted = 1 + dice.below(4);
@@ -141,6 +141,19 @@ pub(crate) async fn drift(supple: &Path, times: u32, seed: u64) -> Result<()> {
             bail!("resize {nth}: {command:?} ended with {}", output.status);
         };
         *count += 1;
+        if status == 0 && what > 0 {
+            // libvirt never learns of an emulated vCPU's end until it looks at the machine anew, and would not plug it again.
+            if wanted < has {
+                libvirtd.restart().await?;
+            }
+            has = wanted;
+        }
+        if status == 1 {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            let ended =
+                said.lines().skip_while(|line| !line.starts_with("partial") && !line.starts_with("failed"));
+            println!("resize {nth}: {}", ended.collect::<Vec<_>>().join("\n  "));
+        }
         if status == 2 {
             println!("resize {nth}: {}", String::from_utf8_lossy(&output.stderr).trim());
             let state = libvirtd.virsh(&["domstate", NAME]).await?;
