@@ -15,7 +15,7 @@ use scale::run::{End, Next, Outcome, Place, Record, Reply, Run};
 use scale::sight::{Event, Look, Sight};
 use scale::time::Span;
 use scale::units::{Bytes, Change};
-use scale::wanted::Wanted;
+use scale::wanted::{Scope, Wanted};
 
 /// Plans made for one command at most: the first, and one more for each DIMM that the guest keeps.
 const ROUNDS: usize = 64;
@@ -103,8 +103,13 @@ pub async fn resize(
     party: &mut impl Party,
 ) -> Result<Report, ResizeError> {
     refuse_step_after_interruption(journal, &wanted)?;
-    hypervisor.attend(wanted.scope());
+    let scope = wanted.scope();
+    hypervisor.attend(scope);
     let mut seen = observe(hypervisor, journal.history()).await?;
+    if !scope.disk_guests && wanted.names_disks_as_the_guest(&seen) {
+        hypervisor.attend(Scope { disk_guests: true, ..scope });
+        seen = observe(hypervisor, journal.history()).await?;
+    }
     let first = agree(hypervisor, journal, &wanted, limits, party, &mut seen).await?;
     let mut account = Account::open(hypervisor.now(), &seen, first.asked.clone());
     reconcile(hypervisor, journal, &seen, &mut account, limits).await?;

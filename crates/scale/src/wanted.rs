@@ -1,5 +1,6 @@
 //! The sizes that a user or a policy asks for.
 
+use crate::observed::Observed;
 use crate::setting::{Iops, Millicpus, Rate, Throttle, Weight};
 use crate::units::{Bytes, Change};
 use core::net::IpAddr;
@@ -44,24 +45,32 @@ pub struct Wanted {
 pub struct Scope {
     /// CPU time and its limits.
     pub power: bool,
-    /// Disks, their limits, and what the guest has on them.
+    /// Disks and their limits.
     pub disks: bool,
+    /// What the guest has on its disks, and what it calls them: programs are run in it for that.
+    pub disk_guests: bool,
     /// NICs, their limits, and what the guest calls them.
     pub nics: bool,
 }
 
 impl Scope {
     /// Everything.
-    pub const ALL: Scope = Scope { power: true, disks: true, nics: true };
+    pub const ALL: Scope = Scope { power: true, disks: true, disk_guests: true, nics: true };
 }
 
 impl Wanted {
+    /// True where a disk is named otherwise than the host names it: the guest may know it.
+    pub fn names_disks_as_the_guest(&self, seen: &Observed) -> bool {
+        self.disks.keys().any(|name| seen.disks().iter().all(|disk| disk.name != *name))
+    }
+
     /// What must be observed to plan for this, to carry it out and to report on it. A guest under load takes its time for
     /// each question, and a disk is looked at by programs that are run in it.
     pub fn scope(&self) -> Scope {
         Scope {
             power: !self.cpu_limit.is_keep() || self.cpu_weight.is_some(),
             disks: !self.disks.is_empty(),
+            disk_guests: self.disks.values().any(|wish| wish.size.is_some()),
             nics: !self.nics.is_empty() || !self.ips.is_empty(),
         }
     }

@@ -45,11 +45,16 @@ fn within(mut seen: Observed, scope: Scope) -> Observed {
     if !scope.disks {
         seen.disks = Known::default();
     }
+    if let (false, Known::Is(disks)) = (scope.disk_guests, &mut seen.disks) {
+        for disk in disks {
+            disk.guest = Known::Not("the guest was not asked".to_owned());
+        }
+    }
     if !scope.nics {
         seen.nics = Known::default();
     }
     if let Guest::Heard(facts) = &mut seen.guest {
-        facts.tools.retain(|_| scope.disks);
+        facts.tools.retain(|_| scope.disk_guests);
         facts.interfaces.retain(|_| scope.nics);
     }
     seen

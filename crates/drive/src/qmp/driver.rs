@@ -123,7 +123,7 @@ pub(crate) async fn observed(
     let told = async {
         let guest = facts::gather(reach, scope).await;
         let disks = match scope.disks {
-            true => disk::observe(monitor, Some(reach), names).await,
+            true => disk::observe(monitor, scope.disk_guests.then_some(reach), names).await,
             false => Ok(disk::Seen { disks: Known::default(), tools: BTreeSet::new() }),
         };
         (guest, disks)

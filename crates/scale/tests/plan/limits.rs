@@ -156,6 +156,19 @@ fn things_are_found_by_any_name_and_others_are_listed() {
 }
 
 #[test]
+fn a_limit_asks_the_guest_of_no_disk_unless_it_is_named_as_the_guest_does() {
+    let seen = furnished();
+    let own = iops("vda", "5");
+    assert!(own.scope().disks && !own.scope().disk_guests && !own.names_disks_as_the_guest(&seen));
+    for name in ["/dev/vda", "virtio-vda", "nothing"] {
+        assert!(iops(name, "5").names_disks_as_the_guest(&seen), "{name}");
+    }
+    let size = DiskWish { size: Some(Change::Grow(Bytes::gib(1))), ..DiskWish::default() };
+    let both = Wanted { disks: [("vda".to_owned(), size)].into(), ..own };
+    assert!(both.scope().disk_guests);
+}
+
+#[test]
 fn two_names_of_one_thing_cannot_differ() {
     let mut wanted = nic("eth0", "1mbit");
     wanted.nics.extend(nic(ETH0, "2mbit").nics);
