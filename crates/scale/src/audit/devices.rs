@@ -77,6 +77,7 @@ impl Auditor<'_> {
             }),
         }
         self.survives_vcpu_removal(id);
+        self.no_dimm_is_late(id);
         let Some(place) = self.ledger.vcpus.iter_mut().find(|p| p.props == *props) else {
             self.find(Kind::Vcpu, format!("the machine has no place {props:?}"));
             return;
@@ -112,6 +113,7 @@ impl Auditor<'_> {
             None => self.find(Kind::NotRemovable, format!("there is no vCPU device '{id}' to unplug")),
         }
         self.since_vcpu_removal = true;
+        self.no_dimm_is_late(id);
         let deadly = self.seen.machine.accel == Accel::Tcg && self.seen.vcpus.one_thread;
         self.require(!deadly, Kind::KnownDanger, || {
             format!("{id} goes, and QEMU runs all vCPUs on one thread, which it would wait for on that very thread")

@@ -3,7 +3,7 @@
 use super::ledger::{Spare, Stick};
 use super::{Auditor, Kind};
 use crate::generations::DIES_AFTER_A_VCPU_REMOVAL;
-use crate::observed::{Backing, DimmKind, GuestFacts, Manager, Placement};
+use crate::observed::{Backing, DimmKind, GuestFacts, Manager, PendingDevice, Placement};
 use crate::plan::{OWN_PREFIX, OWN_PREFIX_IN_LIBVIRT, Zone};
 use crate::units::Bytes;
 
@@ -223,9 +223,28 @@ impl Auditor<'_> {
     /// Older QEMUs under TCG die of a DIMM that comes or goes and of a vCPU that comes after a vCPU was removed.
     pub(super) fn survives_vcpu_removal(&mut self, id: &str) {
         let machine = &self.seen.machine;
-        let deadly = DIES_AFTER_A_VCPU_REMOVAL.concerns(machine) && self.since_vcpu_removal;
+        let may_be = self.seen.pending.iter().any(|p| matches!(p.device, PendingDevice::Vcpu { .. }));
+        let after = self.since_vcpu_removal || may_be;
+        let deadly = DIES_AFTER_A_VCPU_REMOVAL.concerns(machine) && after;
         self.require(!deadly, Kind::KnownDanger, || {
             format!("{id} comes or goes after a vCPU was removed: QEMU {} under TCG dies of it", machine.qemu)
+        });
+    }
+
+    /// They die of a DIMM, too, that the guest lets go late, after a vCPU was removed, be it on the way back.
+    pub(super) fn no_dimm_is_late(&mut self, id: &str) {
+        let machine = &self.seen.machine;
+        let is_here = |dimm: &str| self.ledger.sticks.iter().any(|stick| stick.id == dimm);
+        let late = self.seen.pending.iter().any(|p| match &p.device {
+            PendingDevice::Dimm { id, .. } => is_here(id),
+            PendingDevice::Vcpu { .. } => false,
+        });
+        let deadly = DIES_AFTER_A_VCPU_REMOVAL.concerns(machine) && late;
+        self.require(!deadly, Kind::KnownDanger, || {
+            format!(
+                "{id} may be gone before a DIMM that is still to go: QEMU {} under TCG dies of it",
+                machine.qemu
+            )
         });
     }
 

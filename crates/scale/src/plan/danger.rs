@@ -8,7 +8,7 @@ use super::make::{Part, Scene};
 use super::resolve::Delta;
 use super::{Act, Obstacle, When};
 use crate::generations::DIES_AFTER_A_VCPU_REMOVAL;
-use crate::observed::{Accel, Backing, VcpuSlot};
+use crate::observed::{Accel, Backing, Pending, PendingDevice, VcpuSlot};
 use crate::units::Bytes;
 use crate::wanted::Mechanism;
 
@@ -25,6 +25,9 @@ pub(super) fn whole(scene: &Scene<'_>, parts: &[Part]) -> Vec<Obstacle> {
     }
     if has(|act| matches!(act, Act::PlugDimm { .. } | Act::UnplugDimm { .. } | Act::PlugVcpu { .. })) {
         found.extend(after_vcpu_removal(scene));
+    }
+    if has(|act| matches!(act, Act::PlugVcpu { .. } | Act::UnplugVcpu { .. })) {
+        found.extend(before_a_late_dimm(scene, parts));
     }
     if scene.seen.machine.accel == Accel::Tcg {
         found.extend(too_many_vcpus(scene, parts));
@@ -104,18 +107,52 @@ fn unknown_backing(scene: &Scene<'_>, parts: &[Part]) -> Option<Obstacle> {
     })
 }
 
-/// A pair that kills QEMU: something is plugged, or a DIMM removed, after a vCPU was removed, under TCG.
+/// What comes after a vCPU's removal, or may: one that is asked of the guest can be granted at any time.
 fn after_vcpu_removal(scene: &Scene<'_>) -> Option<Obstacle> {
-    let machine = &scene.seen.machine;
-    let deadly = DIES_AFTER_A_VCPU_REMOVAL.concerns(machine) && scene.seen.vcpus.removed_before;
-    deadly.then(|| Obstacle {
-        when: When::Cold,
+    if !DIES_AFTER_A_VCPU_REMOVAL.concerns(&scene.seen.machine) {
+        return None;
+    }
+    let qemu = scene.seen.machine.qemu;
+    let dies = format!(
+        "QEMU {qemu} under TCG dies when a DIMM is added or removed, or a vCPU added, after a vCPU was removed"
+    );
+    if scene.seen.vcpus.removed_before {
+        return Some(Obstacle {
+            when: When::Cold,
+            reason: format!("{dies}, which happened here"),
+            way_out: "stop and start the machine, use KVM, or a later QEMU (10.0 was tried)".to_owned(),
+        });
+    }
+    let is_asked = |pending: &&Pending| matches!(pending.device, PendingDevice::Vcpu { .. });
+    let asked = scene.seen.pending.iter().find(is_asked)?;
+    Some(Obstacle {
+        when: When::NotNow,
         reason: format!(
-            "QEMU {} under TCG dies when a DIMM is added or removed, or a vCPU added, after a vCPU was removed, \
-             which happened here",
-            machine.qemu
+            "{dies}, and the removal of {} is still asked of the guest, which may grant it at any time",
+            asked.device.id()
         ),
-        way_out: "stop and start the machine, use KVM, or a later QEMU (10.0 was tried)".to_owned(),
+        way_out: "wait until the guest has answered (supple observe shows it), or stop and start the machine"
+            .to_owned(),
+    })
+}
+
+/// A DIMM that the guest may yet let go, behind a vCPU that is removed now, or on the way back from its plugging.
+fn before_a_late_dimm(scene: &Scene<'_>, parts: &[Part]) -> Option<Obstacle> {
+    if !DIES_AFTER_A_VCPU_REMOVAL.concerns(&scene.seen.machine) {
+        return None;
+    }
+    // A plan that asks for the DIMM again has its answer, or goes no further: vCPUs come after DIMMs.
+    let asks = |id: &str| parts.iter().flat_map(Part::acts).any(|act| act.removed() == Some(id));
+    let late = dimm::pending(scene).find(|id| !asks(id))?;
+    Some(Obstacle {
+        when: When::NotNow,
+        reason: format!(
+            "QEMU {} under TCG dies when a DIMM goes after a vCPU was removed, and the removal of {late} is still asked of \
+             the guest",
+            scene.seen.machine.qemu
+        ),
+        way_out: "wait until the guest has answered (supple observe shows it), or ask for the removal again"
+            .to_owned(),
     })
 }
 

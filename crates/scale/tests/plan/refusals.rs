@@ -215,6 +215,23 @@ fn the_qemu_that_ends_itself_for_one_plug_too_many_is_known() {
 }
 
 #[test]
+fn a_removal_that_may_yet_be_granted_counts_where_qemu_dies_of_its_order() {
+    let mut old = with_dimm(emulated(1), "supple-dimm0", Bytes::gib(1), 0);
+    old.machine.qemu = Version(7, 2, 0);
+    let late_dimm = pending_dimm(old.clone(), "supple-dimm0");
+    says(&late_dimm, &vcpus("1"), When::NotNow, &["dies", "removal of supple-dimm0"]);
+    assert!(!planned(&old, &vcpus("1")).steps.is_empty());
+    let both = Wanted { vcpus: vcpus("1").vcpus, ..memory("1G") };
+    assert!(!planned(&late_dimm, &both).steps.is_empty(), "the DIMM is asked for first");
+    let mut late_vcpu = old;
+    let device = PendingDevice::Vcpu { id: "supple-vcpu0".into() };
+    late_vcpu.pending.push(Pending { device, since: late_vcpu.at });
+    says(&late_vcpu, &memory("1G"), When::NotNow, &["dies", "removal of supple-vcpu0"]);
+    late_vcpu.machine.qemu = Version(10, 0, 0);
+    assert!(!planned(&late_vcpu, &memory("1G")).steps.is_empty());
+}
+
+#[test]
 fn the_qemu_that_ends_itself_for_a_removal_is_known() {
     let mut seen = emulated(1);
     seen.vcpus.one_thread = true;

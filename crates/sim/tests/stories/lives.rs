@@ -1,13 +1,14 @@
 //! Lives of emulated QEMUs: what would end one is refused, whoever was killed before and wherever.
 
-use crate::harness::{Stage, vcpus};
+use crate::harness::{Stage, both, vcpus};
 use drive::Hypervisor;
 use drive::resize::ResizeError;
 use scale::observed::{Accel, Version};
 use scale::plan::Act;
 use scale::report::Verdict;
 use scale::time::Span;
-use sim::{Chance, World, finish};
+use scale::units::Bytes;
+use sim::{Chance, Mood, World, finish};
 
 /// 1 of 4 vCPUs, on an emulated QEMU.
 fn emulated() -> World {
@@ -67,7 +68,8 @@ fn an_emulated_qemu_outlives_whatever_is_asked_of_its_vcpus() {
     let (mut proven, mut refused) = (0, 0);
     for seed in 0..100 {
         let mut chance = Chance::new(seed);
-        let mut stage = Stage::new(emulated());
+        let world = if seed % 2 == 0 { emulated() } else { emulated().in_libvirt() };
+        let mut stage = Stage::new(world);
         for _ in 0..16 {
             let wanted = vcpus(1 + u32::try_from(chance.below(4)).expect("few"));
             let answer = match chance.below(3) {
@@ -84,6 +86,36 @@ fn an_emulated_qemu_outlives_whatever_is_asked_of_its_vcpus() {
         }
     }
     assert!(proven > 300 && refused > 300, "{proven} proven, {refused} refused");
+}
+
+#[test]
+fn an_old_emulated_qemu_outlives_whatever_is_asked_of_its_memory_and_vcpus() {
+    let (mut proven, mut refused) = (0, 0);
+    for seed in 0..200 {
+        let mut chance = Chance::new(seed);
+        let mut stage = Stage::new(emulated().qemu(Version(7, 2, 0), Accel::Tcg));
+        for _ in 0..8 {
+            if chance.below(4) == 0 {
+                stage
+                    .world
+                    .put_for(Span::secs(chance.below(90)), Mood::EjectsLate(Span::secs(chance.below(90))));
+            }
+            let vcpus = 1 + u32::try_from(chance.below(4)).expect("few");
+            let wanted = both(Bytes::gib(1 + chance.below(3)), vcpus);
+            let answer = match chance.below(3) {
+                0 => stage.apply_until_killed(&wanted, 1 + chance.below(60)),
+                _ => Some(stage.apply(&wanted)),
+            };
+            match answer {
+                Some(Ok(report)) if report.verdict == Verdict::Proven => proven += 1,
+                Some(Err(ResizeError::Refused(_))) => refused += 1,
+                Some(_) | None => {}
+            }
+            stage.world.pass(Span::secs(chance.below(60)));
+            assert_eq!(stage.world.gone(), None, "seed {seed}\n{}", stage.past());
+        }
+    }
+    assert!(proven > 100 && refused > 100, "{proven} proven, {refused} refused");
 }
 
 #[test]

@@ -212,6 +212,23 @@ fn a_vcpu_too_many_in_an_emulated_qemu_s_life_is_found() {
 }
 
 #[test]
+fn what_may_come_after_a_late_removal_is_found_where_qemu_dies_of_it() {
+    let asked = |device: PendingDevice, accel: Accel| {
+        move |s: &mut Observed, _: &mut Plan| {
+            s.machine.accel = accel;
+            s.pending = vec![Pending { device: device.clone(), since: s.at }];
+        }
+    };
+    let vcpu = || PendingDevice::Vcpu { id: "supple-vcpu-1".into() };
+    let dimm = || PendingDevice::Dimm { id: "supple-dimm-0".into(), memdev: "supple-mem-0".into() };
+    found(growing_vcpus, asked(vcpu(), Accel::Tcg), &[Kind::KnownDanger]);
+    found(growing_vcpus, asked(dimm(), Accel::Tcg), &[Kind::KnownDanger]);
+    found(growing_vcpus, asked(dimm(), Accel::Kvm), &[]);
+    // A plan that asks for the DIMM again goes on to the vCPU with its answer alone.
+    found(shrinking, asked(dimm(), Accel::Tcg), &[]);
+}
+
+#[test]
 fn a_vcpu_taken_from_qemu_s_only_thread_is_found() {
     let one_thread = |s: &mut Observed, _: &mut Plan| {
         (s.machine.accel, s.vcpus.one_thread) = (Accel::Tcg, true);
