@@ -11,7 +11,7 @@ use crate::args::Request;
 use crate::failure::{DONE, Failure, PARTIAL};
 use crate::progress::{Consent, Sofar, Talk, Voice};
 use crate::show::{as_options, how_far};
-use crate::target::{Reached, block_on, history, journal, open};
+use crate::target::{Reached, block_on, history, take};
 use crate::{screen, show, wire};
 
 /// Carries the command out; its exit status.
@@ -63,9 +63,8 @@ impl Ended {
 pub(crate) async fn carry_out(asked: &Request, consent: Consent, live_only: bool) -> Result<Ended, Failure> {
     let limits = Limits::default();
     let vm = &asked.machine.vm;
-    let Reached { mut driver, key, .. } =
-        open(&asked.machine, Some(&asked.wanted), live_only, &limits).await?;
-    let mut journal = journal(&key)?;
+    let (Reached { mut driver, key, .. }, mut journal) =
+        take(&asked.machine, &asked.wanted, live_only, &limits).await?;
     let voice = match (asked.machine.output.json, std::io::stderr().is_terminal() && screen::is_terminal()) {
         (true, _) => Voice::Silent,
         (false, true) => Voice::Bar,

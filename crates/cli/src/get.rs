@@ -13,7 +13,7 @@ use crate::target::{block_on, history, open};
 pub(crate) fn run(machine: &Machine, format: Format) -> Result<u8, Failure> {
     let limits = Limits::default();
     let seen = block_on(async {
-        let mut reached = open(machine, None, false, &limits).await?;
+        let mut reached = open(machine, None, &limits).await?;
         let history = history(&reached.key)?;
         Ok::<_, Failure>(observe(&mut reached.driver, &history).await?)
     })?;

@@ -3,7 +3,7 @@
 use drive::domxml;
 use drive::libvirt::{Kept, LibvirtMachine, OpenError, Xml};
 use scale::limits::Limits;
-use scale::wanted::Wanted;
+use scale::wanted::{Scope, Wanted};
 
 use crate::address::{Address, Domain, quoted};
 use crate::connect;
@@ -23,7 +23,8 @@ pub(crate) async fn drive(
     wanted: Option<&Wanted>,
     limits: &Limits,
 ) -> Result<LibvirtMachine, Failure> {
-    let error = match LibvirtMachine::of(kept, limits).await {
+    let scope = wanted.map_or(Scope::ALL, Wanted::scope);
+    let error = match LibvirtMachine::attending(kept, scope, limits).await {
         Ok(machine) => return Ok(machine),
         Err(error) => error,
     };

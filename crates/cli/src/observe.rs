@@ -16,7 +16,7 @@ use crate::{screen, wire};
 pub(crate) fn run(machine: &Machine) -> Result<u8, Failure> {
     let limits = Limits::default();
     let (seen, history, definition) = block_on(async {
-        let mut reached = open(machine, None, false, &limits).await?;
+        let mut reached = open(machine, None, &limits).await?;
         let history = history(&reached.key)?;
         let seen = observe(&mut reached.driver, &history).await?;
         Ok::<_, Failure>((seen, history, definition::of(&reached).await))

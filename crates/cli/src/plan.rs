@@ -14,7 +14,7 @@ use crate::{screen, wire};
 pub(crate) fn run(Request { machine, wanted }: &Request) -> Result<u8, Failure> {
     let limits = Limits::default();
     let (seen, definition) = block_on(async {
-        let mut reached = open(machine, Some(wanted), false, &limits).await?;
+        let mut reached = open(machine, Some(wanted), &limits).await?;
         let history = history(&reached.key)?;
         Ok::<_, Failure>((observe(&mut reached.driver, &history).await?, reached.driver.definition()))
     })?;

@@ -39,7 +39,7 @@ pub(crate) fn run(machine: Machine, yes: bool) -> Result<u8, Failure> {
 
 /// The sizes that the machine has, as a wish: what a guest does not use of them yet is brought into use.
 async fn present(machine: &Machine) -> Result<Wanted, Failure> {
-    let mut reached = open(machine, None, false, &Limits::default()).await?;
+    let mut reached = open(machine, None, &Limits::default()).await?;
     let seen = observe(&mut reached.driver, &history(&reached.key)?).await?;
     let sizes = Sizes::of(&seen);
     Ok(Wanted {

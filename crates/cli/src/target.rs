@@ -1,6 +1,6 @@
 //! Reaching the machine that the user named: its driver, its journal, and who else is at work on it.
 
-use drive::journal::{FileJournal, state_dir};
+use drive::journal::{FileJournal, JournalError, state_dir};
 use drive::qmp::QmpMachine;
 use scale::history::History;
 use scale::limits::Limits;
@@ -13,6 +13,18 @@ use crate::address::{Address, Domain, socket_key};
 use crate::args::Machine;
 use crate::driver::Driver;
 use crate::failure::Failure;
+
+impl Reached {
+    /// The same, whose definition stays as it is.
+    fn live_only(self) -> Reached {
+        let driver = match self.driver {
+            Driver::Qmp(machine) => Driver::Qmp(machine),
+            #[cfg(feature = "libvirt")]
+            Driver::Libvirt(machine) => Driver::Libvirt(Box::new(machine.live_only())),
+        };
+        Reached { driver, ..self }
+    }
+}
 
 /// Runs one command's future: on this thread alone, so that starting costs nothing.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -32,13 +44,40 @@ pub(crate) struct Reached {
     pub(crate) kept: Option<drive::libvirt::Kept>,
 }
 
-/// Connects to the machine, for a resize as `wanted` or to look at it. With `live_only`, the definition of one that
-/// libvirt keeps stays as it is.
+/// Connects to the machine to look at it, or to plan for what is `wanted`.
 pub(crate) async fn open(
+    machine: &Machine,
+    wanted: Option<&Wanted>,
+    limits: &Limits,
+) -> Result<Reached, Failure> {
+    reach(machine, wanted, false, limits, &mut refuse_while_held).await
+}
+
+/// Connects to the machine to resize it as `wanted`, and takes its journal. With `live_only`, the definition of one that
+/// libvirt keeps stays as it is.
+pub(crate) async fn take(
+    machine: &Machine,
+    wanted: &Wanted,
+    live_only: bool,
+    limits: &Limits,
+) -> Result<(Reached, FileJournal), Failure> {
+    let mut taken = None;
+    let mut claim = |key: &str| {
+        taken = Some(journal(key)?);
+        Ok(())
+    };
+    let reached = reach(machine, Some(wanted), live_only, limits, &mut claim).await?;
+    let journal = taken.map_or_else(|| journal(&reached.key), Ok)?;
+    Ok((reached, journal))
+}
+
+/// `claim` is called before a machine is asked anything that takes many clients; a monitor of QEMU's takes one.
+async fn reach(
     machine: &Machine,
     wanted: Option<&Wanted>,
     live_only: bool,
     limits: &Limits,
+    claim: &mut dyn FnMut(&str) -> Result<(), Failure>,
 ) -> Result<Reached, Failure> {
     match &machine.vm {
         Address::Qmp(_) if live_only => Err(Failure::bad_input(
@@ -61,7 +100,8 @@ pub(crate) async fn open(
         }
         Address::Libvirt(domain) => {
             without_agent(machine.agent.as_deref())?;
-            of_libvirt(domain, machine, wanted, live_only, limits).await
+            let reached = of_libvirt(domain, machine, wanted, limits, claim).await?;
+            Ok(if live_only { reached.live_only() } else { reached })
         }
     }
 }
@@ -83,14 +123,13 @@ async fn of_libvirt(
     domain: &Domain,
     machine: &Machine,
     wanted: Option<&Wanted>,
-    live_only: bool,
     limits: &Limits,
+    claim: &mut dyn FnMut(&str) -> Result<(), Failure>,
 ) -> Result<Reached, Failure> {
     let kept = crate::kept::find(domain, limits).await?;
     let key = crate::address::uuid_key(&kept.uuid());
-    refuse_while_held(&key)?;
+    claim(&key)?;
     let driver = crate::kept::drive(&kept, &machine.vm, wanted, limits).await?;
-    let driver = if live_only { driver.live_only() } else { driver };
     Ok(Reached { driver: Driver::Libvirt(Box::new(driver)), key, kept: Some(kept) })
 }
 
@@ -99,8 +138,8 @@ async fn of_libvirt(
     _: &Domain,
     _: &Machine,
     _: Option<&Wanted>,
-    _: bool,
     _: &Limits,
+    _: &mut dyn FnMut(&str) -> Result<(), Failure>,
 ) -> Result<Reached, Failure> {
     Err(Failure::no_libvirt())
 }
@@ -157,7 +196,13 @@ pub(crate) fn refuse_while_held(key: &str) -> Result<(), Failure> {
 
 /// The machine's journal, locked for this process.
 pub(crate) fn journal(key: &str) -> Result<FileJournal, Failure> {
-    Ok(FileJournal::open(&directory(), key)?)
+    let error = match FileJournal::open(&directory(), key) {
+        Ok(journal) => return Ok(journal),
+        Err(error) => error,
+    };
+    // Who holds it, is asked only now: the kernel may take 10 ms to list its locks.
+    let holder = if matches!(error, JournalError::Held { .. }) { holder(key)? } else { None };
+    Err(holder.map_or_else(|| error.into(), Failure::Busy))
 }
 
 /// What the machine's journal adds up to.

@@ -40,7 +40,7 @@ pub struct Wanted {
     pub ips: BTreeMap<IpAddr, IpWish>,
 }
 
-/// What an observation is to tell of beside memory, vCPUs and the host, of which each tells.
+/// What an observation is to tell of beside memory, QEMU's vCPUs and the host, of which each tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scope {
     /// CPU time and its limits.
@@ -51,11 +51,16 @@ pub struct Scope {
     pub disk_guests: bool,
     /// NICs, their limits, and what the guest calls them.
     pub nics: bool,
+    /// The vCPUs that the guest shows.
+    pub vcpus: bool,
+    /// What a resize does without: once more what was told before and does not change by itself.
+    pub rest: bool,
 }
 
 impl Scope {
     /// Everything.
-    pub const ALL: Scope = Scope { power: true, disks: true, disk_guests: true, nics: true };
+    pub const ALL: Scope =
+        Scope { power: true, disks: true, disk_guests: true, nics: true, vcpus: true, rest: true };
 }
 
 impl Wanted {
@@ -72,6 +77,8 @@ impl Wanted {
             disks: !self.disks.is_empty(),
             disk_guests: self.disks.values().any(|wish| wish.size.is_some()),
             nics: !self.nics.is_empty() || !self.ips.is_empty(),
+            vcpus: self.vcpus.is_some(),
+            rest: false,
         }
     }
 }

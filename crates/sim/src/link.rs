@@ -56,6 +56,7 @@ fn within(mut seen: Observed, scope: Scope) -> Observed {
     if let Guest::Heard(facts) = &mut seen.guest {
         facts.tools.retain(|_| scope.disk_guests);
         facts.interfaces.retain(|_| scope.nics);
+        facts.vcpus.retain(|_| scope.vcpus);
     }
     seen
 }

@@ -52,9 +52,11 @@ pub enum ExecError {
     },
 }
 
-/// The waits between two questions whether the program has ended: from this, doubled up to the last.
-const FIRST_WAIT: Duration = Duration::from_millis(1);
-const LAST_WAIT: Duration = Duration::from_millis(50);
+/// The wait before each question whether the program has ended: this part of the time that it has run, so that its end
+/// is noticed soon, within bounds.
+const LATE: u32 = 5;
+const LEAST_WAIT: Duration = Duration::from_millis(2);
+const MOST_WAIT: Duration = Duration::from_millis(50);
 
 /// Runs `program` with `arguments` within `limit`, and takes at most `most` bytes of each output stream.
 /// A program whose output does not fit the longest answer gives `TooBig`.
@@ -75,20 +77,21 @@ pub async fn run(
     let started = agent.call(START, ask, left(until)).await?;
     let pid = started.get("pid").and_then(Value::as_i64);
     let pid = pid.ok_or_else(|| AgentError::garbled(START, "no process id in it"))?;
-    let mut wait = FIRST_WAIT;
+    let began = Instant::now();
+    let mut wait = LEAST_WAIT;
     loop {
+        // The agent tells of no end by itself.
+        sleep(wait.min(left(until))).await;
         let status = agent.call(STATUS, json!({ "pid": pid }), left(until)).await?;
         let exited = status.get("exited").and_then(Value::as_bool);
         if exited.ok_or_else(|| AgentError::garbled(STATUS, "it does not say whether it ended"))? {
             let output = output(&status, most);
             return output.ok_or_else(|| AgentError::garbled(STATUS, "output that is not base64").into());
         }
+        wait = (began.elapsed() / LATE).clamp(LEAST_WAIT, MOST_WAIT);
         if left(until) <= wait {
             return Err(ExecError::StillRuns { program: program.to_owned(), pid, after: limit });
         }
-        // The agent tells of no end by itself: ask again, soon at first.
-        sleep(wait).await;
-        wait = (wait * 2).min(LAST_WAIT);
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::files::{close_call, content, number, open_call, read_and_close};
 use super::reach::{Mute, Reach};
-use super::{Agent, AgentError, Answer, probe};
+use super::{Agent, AgentError, Answer, Call, probe};
 use crate::wire::shown;
 
 /// The most memory blocks that are taken from a guest: 8 TiB in blocks of 128 MiB.
@@ -50,6 +50,8 @@ pub(super) struct Lasting {
     kernel: Option<String>,
     block: Option<Bytes>,
     has_probe: bool,
+    /// The kernel's policy for new memory blocks, which only somebody in the guest changes.
+    auto_online: Option<AutoOnline>,
 }
 
 impl Lasting {
@@ -82,11 +84,22 @@ pub(crate) async fn make_known(reach: &mut Reach) -> Result<(), Mute> {
     Ok(())
 }
 
+/// Begins to ask, on the runtime that this is called on: what has to be done first needs not delay the guest's answer.
+/// [`gather`] with the same scope takes it, if it comes soon.
+#[cfg(feature = "libvirt")]
+pub(crate) fn gather_ahead(reach: &mut Reach, scope: Scope) {
+    let until = Instant::now() + reach.limit();
+    reach.ask_ahead(scope, move |mut agent| async move { ask(&mut agent, None, scope, until).await });
+}
+
 async fn try_gather(reach: &mut Reach, scope: Scope) -> Result<GuestFacts, Mute> {
     let until = Instant::now() + reach.limit();
     let known = reach.lasting.clone();
-    let agent = reach.agent().await?;
-    match ask(agent, known, scope, until).await {
+    let told = match reach.told_ahead(scope).await {
+        Some(told) => told,
+        None => ask(reach.agent().await?, known, scope, until).await,
+    };
+    match told {
         Ok((lasting, facts)) => {
             reach.block = lasting.block;
             reach.lasting = Some(lasting);
@@ -102,20 +115,20 @@ async fn ask(
     scope: Scope,
     until: Instant,
 ) -> Result<(Lasting, GuestFacts), AgentError> {
-    let files = [MEMINFO, AUTO_ONLINE];
-    let mut calls = Vec::from(files.map(|path| open_call(path, "r")));
+    let policy = Some(AUTO_ONLINE).filter(|_| scope.rest || known.is_none());
+    let mut calls: Vec<Call> =
+        [Some(MEMINFO), policy].into_iter().flatten().map(|path| open_call(path, "r")).collect();
     let probed = calls.len();
     if known.is_none() {
         calls.push(probe::open_to_write());
         calls.extend([INFO, OS, BLOCK_INFO].map(|command| (command, Value::Null)));
     }
+    let (shown, nics) = (Some(VCPUS).filter(|_| scope.vcpus), Some(INTERFACES).filter(|_| scope.nics));
     // Blocks come last: what a guest onlines by itself has a little more time to come.
-    let nics = Some(INTERFACES).filter(|_| scope.nics);
-    calls.extend(
-        [Some(VCPUS), nics, Some(BLOCKS)].into_iter().flatten().map(|command| (command, Value::Null)),
-    );
+    let others = [shown, nics, Some(BLOCKS)];
+    calls.extend(others.into_iter().flatten().map(|command| (command, Value::Null)));
     let then = |nth: usize, answer: &Answer| match nth {
-        nth if nth < files.len() => read_and_close(answer, LONGEST_FILE),
+        nth if nth < probed => read_and_close(answer, LONGEST_FILE),
         nth if nth == probed && known.is_none() => number(answer).map(close_call).into_iter().collect(),
         _ => Vec::new(),
     };
@@ -129,19 +142,21 @@ async fn ask(
         Some(String::from_utf8_lossy(&content).into_owned())
     };
     let meminfo = text(MEMINFO, next()).as_deref().and_then(meminfo);
-    let auto_online = text(AUTO_ONLINE, next()).as_deref().and_then(auto_online);
-    let lasting = match known {
+    let policy = policy.map(|path| text(path, next()).as_deref().and_then(auto_online));
+    let mut lasting = match known {
         Some(lasting) => lasting,
         None => {
             let has_probe = number(&next()).is_some();
             Lasting { has_probe, ..lasting(offered(next())?, offered(next())?, offered(next())?)? }
         }
     };
-    let vcpus = offered(next())?.map_or(Ok(Vec::new()), |value| vcpus(&value))?;
-    let told = nics.map_or(Ok(None), |_| offered(next()))?;
-    let interfaces = told.map_or(Ok(Vec::new()), |value| interfaces(&value))?;
-    let blocks = offered(next())?.map_or(Ok(Vec::new()), |value| blocks(&value))?;
-    let Lasting { agent_version, commands, os, os_id, system, kernel, block, has_probe } = lasting.clone();
+    lasting.auto_online = policy.unwrap_or(lasting.auto_online);
+    let mut told = |command: Option<&str>| command.map_or(Ok(None), |_| offered(next()));
+    let vcpus = told(shown)?.map_or(Ok(Vec::new()), |value| vcpus(&value))?;
+    let interfaces = told(nics)?.map_or(Ok(Vec::new()), |value| interfaces(&value))?;
+    let blocks = told(Some(BLOCKS))?.map_or(Ok(Vec::new()), |value| blocks(&value))?;
+    let Lasting { agent_version, commands, os, os_id, system, kernel, block, has_probe, auto_online } =
+        lasting.clone();
     let facts = GuestFacts {
         agent_version,
         commands,
@@ -196,6 +211,7 @@ fn lasting(info: Option<Value>, os: Option<Value>, block: Option<Value>) -> Resu
         kernel: text("kernel-release"),
         block: block.as_ref().map(block_size).transpose()?,
         has_probe: false,
+        auto_online: None,
     })
 }
 

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use scale::observed::GuestFacts;
 use scale::units::Bytes;
+use scale::wanted::Scope;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -23,6 +25,8 @@ pub struct Reach {
     agent: Option<Agent>,
     /// A connecting that is under way.
     knock: Option<Knock>,
+    /// Questions that are under way.
+    ahead: Option<Ahead>,
     /// Until when the agent is taken to be silent, and why.
     silence: Option<(Instant, String)>,
     limit: Duration,
@@ -54,6 +58,26 @@ impl Knock {
 impl Drop for Knock {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// What was asked of a guest while others were at work. Dropped, nobody waits for the answer any more.
+#[derive(Debug)]
+struct Ahead {
+    task: JoinHandle<Told>,
+    since: Instant,
+    scope: Scope,
+}
+
+/// What a guest told when it was asked for everything in a scope.
+pub(super) type Told = Result<(Lasting, GuestFacts), AgentError>;
+
+/// An answer that was asked for longer ago than this is asked for again.
+const FRESH: Duration = Duration::from_secs(1);
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -128,6 +152,7 @@ impl Reach {
             way,
             agent: None,
             knock: None,
+            ahead: None,
             silence: None,
             limit,
             lasting: None,
@@ -143,6 +168,25 @@ impl Reach {
             let limit = self.limit;
             self.knock = Some(Knock(tokio::spawn(async move { way.open(limit).await })));
         }
+    }
+
+    /// Begins to ask an agent that needs no connecting, on the runtime that this is called on.
+    #[cfg(feature = "libvirt")]
+    pub(super) fn ask_ahead<F>(&mut self, scope: Scope, ask: impl FnOnce(Agent) -> F)
+    where
+        F: Future<Output = Told> + Send + 'static,
+    {
+        let Some(Way::Libvirt(line)) = self.way.clone() else { return };
+        let task = tokio::spawn(ask(Agent::through(line)));
+        self.ahead = Some(Ahead { task, since: Instant::now(), scope });
+    }
+
+    /// The answer to what was asked ahead, if that was everything in `scope`, and lately.
+    pub(super) async fn told_ahead(&mut self, scope: Scope) -> Option<Told> {
+        let mut ahead =
+            self.ahead.take().filter(|ahead| ahead.scope == scope && ahead.since.elapsed() < FRESH)?;
+        // It is stopped nowhere but in `drop`, as above.
+        Some((&mut ahead.task).await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())))
     }
 
     /// How long the agent may take to answer a question.
@@ -241,6 +285,7 @@ impl Reach {
 
     /// Forgets what was remembered of the guest: it has restarted.
     pub fn forget(&mut self) {
+        self.ahead = None;
         self.lasting = None;
         self.block = None;
         self.zones.clear();

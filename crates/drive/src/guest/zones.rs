@@ -136,7 +136,7 @@ pub(crate) async fn zones(reach: &mut Reach, blocks: &[u64], until: Instant) -> 
         return BTreeMap::new();
     }
     if let Ok(Some(said)) = by_shell(reach, SCRIPT, blocks, until).await {
-        return said.into_iter().collect();
+        return lines(&said).into_iter().collect();
     }
     let mut zones = BTreeMap::new();
     for chunk in blocks.chunks(MOST_FILES) {
@@ -164,12 +164,13 @@ async fn write_states(
     word: &'static str,
     until: Instant,
 ) -> Result<Vec<(u64, String)>, ApplyError> {
+    // Built-in commands alone: a process for each block would cost a slow guest more than bringing the block into use.
     let script = format!(
-        "cd /sys/devices/system/memory && for block; do why=$( {{ echo {word} > memory$block/state; }} 2>&1 ) || \
-         echo $block ${{why##*: }}; done"
+        "cd /sys/devices/system/memory || exit 1; exec 2>&1; \
+         for block; do echo {word} > memory$block/state || echo \"#$block\"; done"
     );
-    if let Some(refused) = by_shell(reach, &script, blocks, until).await? {
-        return Ok(refused);
+    if let Some(said) = by_shell(reach, &script, blocks, until).await? {
+        return Ok(refusals(&said));
     }
     let mut refused = Vec::new();
     for chunk in blocks.chunks(MOST_FILES) {
@@ -186,14 +187,14 @@ async fn write_states(
     Ok(refused)
 }
 
-/// Has one shell in the guest see to all blocks, and takes the lines that it says of some; nothing where three commands a
-/// block are cheaper (they share one exchange), or there is no shell that may be run.
+/// Has one shell in the guest see to all blocks, and takes what it says; nothing where three commands a block are cheaper
+/// (they share one exchange), or there is no shell that may be run.
 async fn by_shell(
     reach: &mut Reach,
     script: &str,
     blocks: &[u64],
     until: Instant,
-) -> Result<Option<Vec<(u64, String)>>, ApplyError> {
+) -> Result<Option<String>, ApplyError> {
     if blocks.len() < 2 || !reach.pays_per_command() || !reach.offers("guest-exec") {
         return Ok(None);
     }
@@ -203,7 +204,7 @@ async fn by_shell(
     let agent = reach.agent().await?;
     match exec::run(agent, "/bin/sh", &words, OUTPUT, left(until)).await {
         Ok(Output { end: End::Exit(0), stdout, is_cut: false, .. }) => {
-            Ok(Some(lines(&String::from_utf8_lossy(&stdout))))
+            Ok(Some(String::from_utf8_lossy(&stdout).into_owned()))
         }
         // Whatever it did of it stays done, and doing it again does no harm.
         Ok(_) => Ok(None),
@@ -218,11 +219,27 @@ async fn by_shell(
 /// Lines of a block's number and a text.
 fn lines(said: &str) -> Vec<(u64, String)> {
     let line = |line: &str| {
-        let (number, text) =
-            line.trim().split_once(' ').unwrap_or((line.trim(), "the guest does not say why"));
+        let (number, text) = line.trim().split_once(' ')?;
         Some((number.parse().ok()?, shown(text)))
     };
     said.lines().filter_map(line).collect()
+}
+
+/// The blocks that a shell names as `#32`, each with the end of the line before: the shell's own complaint of it, such as
+/// `sh: write error: Device or resource busy`.
+fn refusals(said: &str) -> Vec<(u64, String)> {
+    let mut refused = Vec::new();
+    let mut complaint = None;
+    for line in said.lines().map(str::trim) {
+        match line.strip_prefix('#').map(str::parse) {
+            Some(Ok(index)) => {
+                let why = complaint.take().unwrap_or("the guest does not say why");
+                refused.push((index, shown(why)));
+            }
+            Some(Err(_)) | None => complaint = line.rsplit(": ").next(),
+        }
+    }
+    refused
 }
 
 /// Which of these blocks the guest shows online.
@@ -247,10 +264,22 @@ mod tests {
 
     #[test]
     fn what_a_shell_says_of_blocks_is_read_and_cannot_steer_a_terminal() {
-        let said = "32 Invalid argument\n33\nnonsense\n34 \u{1b}[2J\n";
-        let read = lines(said);
-        assert_eq!(read[0], (32, "Invalid argument".to_owned()));
-        assert_eq!(read[1].0, 33);
-        assert!(read.len() == 3 && !read[2].1.contains('\u{1b}'), "{read:?}");
+        let read = lines("32 Movable\n33\nnonsense\n34 \u{1b}[2J\n");
+        assert_eq!(read[0], (32, "Movable".to_owned()));
+        assert!(read.len() == 2 && !read[1].1.contains('\u{1b}'), "{read:?}");
+    }
+
+    #[test]
+    fn a_block_that_refuses_has_its_shells_own_complaint() {
+        // busybox 1.35, bash 5.2, dash 0.5.12, and a shell that says nothing.
+        let said = "sh: write error: Device or resource busy\n#32\nsh: line 1: echo: write error: Invalid argument\n#33\n\
+                    sh: 1: cannot create memory34/state: Directory nonexistent\n#34\n#35\n";
+        let why = ["Device or resource busy", "Invalid argument", "Directory nonexistent"];
+        let expected: Vec<(u64, String)> = (32..).zip(why.map(str::to_owned)).collect();
+        let read = refusals(said);
+        assert_eq!(read[..3], expected);
+        assert_eq!(read[3], (35, "the guest does not say why".to_owned()));
+        assert!(!refusals("\u{1b}[2J\n#36\n")[0].1.contains('\u{1b}'));
+        assert_eq!(refusals(""), []);
     }
 }

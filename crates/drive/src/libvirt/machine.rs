@@ -22,6 +22,7 @@ use super::terms::{State, Xml};
 use super::{disks, nics, power};
 use crate::disk::Names;
 use crate::domxml;
+use crate::guest::facts;
 use crate::guest::reach::Reach;
 use crate::qmp::driver::{Clock, duration, observed};
 use crate::qmp::message;
@@ -121,6 +122,17 @@ impl LibvirtMachine {
     /// # Errors
     /// [`OpenError`], with what to do about it.
     pub async fn of(kept: &Kept, limits: &Limits) -> Result<LibvirtMachine, OpenError> {
+        LibvirtMachine::attending(kept, Scope::ALL, limits).await
+    }
+
+    /// The same, to be observed within this scope at once: the guest is asked already while libvirt tells of the machine.
+    ///
+    /// # Errors
+    /// [`OpenError`], with what to do about it.
+    pub async fn attending(kept: &Kept, scope: Scope, limits: &Limits) -> Result<LibvirtMachine, OpenError> {
+        let agent = duration(limits.agent);
+        let mut reach = Reach::through(kept.agent_line(), agent);
+        facts::gather_ahead(&mut reach, scope);
         let name = kept.name();
         let untold = |source| OpenError::Untold { name: name.clone(), source };
         let told = kept.call("a look at the domain", ask).await.map_err(untold)?;
@@ -135,11 +147,9 @@ impl LibvirtMachine {
         let (domain, lane) = (kept.domain().clone(), kept.lane().clone());
         let limit = duration(limits.monitor);
         let passthrough = Passthrough::open(domain.clone(), lane.clone(), kept.is_local(), limit).await?;
-        let agent = duration(limits.agent);
-        let reach = match description.agent {
-            Some(_) => Reach::through(kept.agent_line(), agent),
-            None => Reach::new(None, agent),
-        };
+        if description.agent.is_none() {
+            reach = Reach::new(None, agent);
+        }
         let clock = Clock::start();
         Ok(LibvirtMachine {
             persistent: told.persistent,
@@ -149,7 +159,7 @@ impl LibvirtMachine {
             reach,
             clock,
             lasting: None,
-            scope: Scope::ALL,
+            scope,
             changed: clock.now(),
             names: disks::names(&description),
         })
@@ -269,7 +279,16 @@ impl Hypervisor for LibvirtMachine {
     }
 
     async fn watch(&mut self, until: Moment) -> Option<Event> {
-        let event = match self.events.next(self.clock.instant(until)).await {
+        let heard = loop {
+            match self.events.next(self.clock.instant(until)).await {
+                // libvirt's reply has said so: a look now would be one in vain. Ends: the queue is bounded.
+                Heard::Event(Told::DeviceAdded(_)) => {}
+                heard @ (Heard::Event(_) | Heard::Lagged(_) | Heard::Quiet | Heard::Closed(_)) => {
+                    break heard;
+                }
+            }
+        };
+        let event = match heard {
             Heard::Event(event) => meaning(event),
             Heard::Lagged(missed) => Event::Other { name: format!("{missed} events were lost") },
             Heard::Quiet => return None,

@@ -179,25 +179,28 @@ async fn without_an_agent_the_guest_is_not_asked() {
 }
 
 #[tokio::test]
-async fn a_wish_for_memory_asks_for_no_disk_and_no_nic() {
+async fn a_wish_for_memory_asks_for_memory_alone_and_once_for_what_does_not_change() {
     let (qemu, agent) = (Party::play(Table::recorded(Q35)), Party::play(debian()));
     let mut machine = open(&qemu, Some(&agent)).await;
     let asked = || [qemu.heard_names(), agent.heard_names()].concat();
-    let beside = ["query-block", "guest-network-get-interfaces", "guest-exec"];
+    let beside = ["query-block", "guest-network-get-interfaces", "guest-exec", "guest-get-vcpus"];
     let wanted = Wanted { memory: Some(Change::Grow(Bytes::gib(1))), ..Wanted::default() };
     machine.attend(wanted.scope());
     let seen = machine.observe().await.expect("observed");
     assert_eq!(asked().iter().find(|command| beside.contains(&command.as_str())), None);
     assert_eq!((seen.power, seen.disks, seen.nics), (Known::default(), Known::default(), Known::default()));
-    assert!(seen.guest.heard().is_some_and(|facts| facts.meminfo.is_some() && !facts.vcpus.is_empty()));
+    assert!(seen.guest.heard().is_some_and(|facts| facts.meminfo.is_some() && facts.auto_online.is_some()));
+    let opened = |asked: Vec<String>| asked.iter().filter(|command| *command == "guest-file-open").count();
+    let before = opened(asked());
+    let again = machine.observe().await.expect("observed");
+    assert_eq!(opened(asked()) - before, 1, "only /proc/meminfo changes by itself");
+    assert!(again.guest.heard().is_some_and(|facts| facts.auto_online.is_some()));
     machine.attend(Scope::ALL);
-    machine.observe().await.expect("observed");
+    let seen = machine.observe().await.expect("observed");
+    assert!(seen.guest.heard().is_some_and(|facts| !facts.vcpus.is_empty() && facts.os_id.is_some()));
     let all = asked();
-    assert!(
-        ["query-block", "guest-network-get-interfaces"]
-            .iter()
-            .all(|command| all.contains(&(*command).into()))
-    );
+    let more = ["query-block", "guest-network-get-interfaces", "guest-get-vcpus"];
+    assert!(more.iter().all(|command| all.contains(&(*command).into())));
 }
 
 #[tokio::test]
