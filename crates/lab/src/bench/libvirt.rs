@@ -106,8 +106,10 @@ async fn by_virsh(libvirtd: &Libvirtd, dir: &Path) -> Result<Duration> {
 }
 
 /// The most vCPUs of the machine that is resized many times. Under emulation that is what all plugs together may use up,
-/// and Supple refuses more (docs/qemu.md): with so many, few of the resizes are refusals.
+/// and Supple refuses more (docs/qemu.md): then the machine is started anew, by its definition.
 const CEILING: u16 = 240;
+/// The most vCPUs that are asked for.
+const MOST: u32 = 4;
 
 /// `times` random resizes of one machine of libvirt's, up and down; in the end Supple's record, libvirt's two
 /// descriptions, QEMU and the guest must tell the same.
@@ -120,12 +122,23 @@ pub(crate) async fn drift(supple: &Path, times: u32, seed: u64) -> Result<()> {
     };
     let desk = Desk::new(supple, &libvirtd)?;
     let recipe = Recipe::q35().memory(Bytes::gib(1)).max_memory(Bytes::gib(8), 16).vcpus(1, CEILING);
-    let guest = libvirtd.boot(NAME, &recipe).await?;
-    let service = guest.watch_service();
-    let (mut dice, mut ended, mut has) = (Dice(seed | 1), [0_u32; 3], 1);
+    let mut guest = libvirtd.boot(NAME, &recipe).await?;
+    let mut service = guest.watch_service();
+    let (mut dice, mut ended, mut has, mut plugged, mut lost) = (Dice(seed | 1), [0_u32; 3], 1, 1, 0);
     for nth in 0..times {
+        if plugged + MOST > u32::from(CEILING) {
+            println!("resize {nth}: the machine is started anew");
+            lost += service.finish().await.lost;
+            guest.start_anew().await?;
+            let brought_in =
+                desk.supple().args(["reconcile", NAME, "--yes"]).stdout(Stdio::null()).status()?;
+            ensure!(brought_in.success(), "what the machine started with is not in use: {brought_in}");
+            let apart = differences(&desk, &guest).await?;
+            ensure!(apart.is_empty(), "apart after a start:\n{}", apart.join("\n"));
+            (service, plugged) = (guest.watch_service(), has);
+        }
         let memory = format!("{}M", 1024 + 128 * dice.below(21));
-        let wanted = 1 + dice.below(4);
+        let wanted = u32::try_from(1 + dice.below(u64::from(MOST)))?;
         let mut command = desk.supple();
         command.args(["apply", NAME, "--yes"]);
         let what = dice.below(3);
@@ -141,6 +154,9 @@ pub(crate) async fn drift(supple: &Path, times: u32, seed: u64) -> Result<()> {
             bail!("resize {nth}: {command:?} ended with {}", output.status);
         };
         *count += 1;
+        if what > 0 {
+            plugged += wanted.saturating_sub(has);
+        }
         if status == 0 && what > 0 {
             // libvirt never learns of an emulated vCPU's end until it looks at the machine anew, and would not plug it again.
             if wanted < has {
@@ -161,11 +177,11 @@ pub(crate) async fn drift(supple: &Path, times: u32, seed: u64) -> Result<()> {
         }
     }
     let apart = differences(&desk, &guest).await?;
-    let service = service.finish().await;
+    lost += service.finish().await.lost;
     let [whole, partial, refused] = ended;
-    println!("{whole} whole, {partial} partial, {refused} refused; {} requests lost", service.lost);
+    println!("{whole} whole, {partial} partial, {refused} refused; {lost} requests lost");
     ensure!(apart.is_empty(), "apart at the end:\n{}", apart.join("\n"));
-    ensure!(service.lost == 0, "the guest's service lost {} requests", service.lost);
+    ensure!(lost == 0, "the guest's service lost {lost} requests");
     println!("Record, libvirt's running machine, its definition, QEMU and the guest tell the same.");
     Ok(())
 }
