@@ -30,6 +30,9 @@ pub struct Limits {
     pub agent: Span,
     /// How long the guest may take to show a plugged device.
     pub appear: Span,
+    /// How long a guest of which it is not known that it acknowledges a plugged DIMM is given to do so. QEMU's word counts
+    /// after that.
+    pub acknowledge: Span,
     /// How long a guest with `probe` is given to find plugged memory by itself before it is told of it. To be told too
     /// early does no harm: the kernel takes no block twice (EEXIST; mm/memory_hotplug.c, 2.6.32 to 6.1).
     pub probe_after: Span,
@@ -60,6 +63,7 @@ impl Default for Limits {
             monitor: Span::secs(30),
             agent: Span::secs(5),
             appear: Span::secs(30),
+            acknowledge: Span::secs(5),
             probe_after: Span::secs(2),
             online: Span::secs(30),
             offline_block: Span::secs(10),

@@ -248,7 +248,8 @@ struct Job {
     place: Place,
     act: Act,
     proof: Proof,
-    ask_guest: bool,
+    /// What the plan counts on.
+    strength: Strength,
     deadline: Span,
     stage: Stage,
     sent: Moment,
@@ -260,6 +261,15 @@ struct Job {
 }
 
 impl Job {
+    /// What holds where time is up: QEMU's word, for a plugged DIMM of which the plan counts on no more.
+    fn settled(&self, sight: &Sight) -> Option<Strength> {
+        let Proof::DimmSeen { id } = &self.proof else { return None };
+        match (Proof::DimmPlugged { id: id.clone() }).judge(sight, self.acknowledged) {
+            Judgement::Holds(strength) if self.strength == Strength::DeviceOnly => Some(strength),
+            Judgement::Holds(_) | Judgement::NotYet(_) | Judgement::Never(_) => None,
+        }
+    }
+
     /// True where the act was refused and yet there is something of the name that it was to make: somebody else made it.
     /// A vCPU is as good from anybody, and so is a DIMM of the same size that libvirt has made with its memory.
     fn is_anothers(&self, sight: &Sight) -> bool {
@@ -347,7 +357,7 @@ impl Run {
                 Next::Write(Record::Sending { at: now, place: job.place, refused_before })
             }
             Stage::Send => Next::Send { act: job.act.clone(), until: now + job.deadline },
-            Stage::Look => Next::Look(job.proof.look(job.ask_guest)),
+            Stage::Look => Next::Look(job.proof.look(job.strength == Strength::GuestConfirmed)),
             Stage::Watch => Next::Watch { until: due.min(now + job.wait) },
             Stage::Conclude(outcome) => {
                 Next::Write(Record::Concluded { at: now, place: job.place, outcome: outcome.clone() })
@@ -413,7 +423,11 @@ impl Run {
         if let Some(refused) = job.refused.take() {
             job.stage = Stage::Conclude(refused);
         } else if now >= job.sent + job.deadline {
-            job.stage = Stage::Conclude(Outcome::Overdue { missing: job.missing.clone() });
+            let took = now.since(job.sent);
+            job.stage = Stage::Conclude(match sight.ok().and_then(|sight| job.settled(sight)) {
+                Some(strength) => Outcome::Proven { strength, took },
+                None => Outcome::Overdue { missing: job.missing.clone() },
+            });
         } else {
             job.stage = Stage::Watch;
         }
@@ -524,7 +538,7 @@ impl Run {
             place,
             act,
             proof,
-            ask_guest: step.strength == Strength::GuestConfirmed,
+            strength: step.strength,
             deadline: step.deadline,
             stage: Stage::Intend,
             sent: self.now,

@@ -136,6 +136,60 @@ fn what_can_never_be_shown_any_more_is_not_waited_for() {
     assert!(why.contains("memory43 is online in the zone Normal") && left_behind.is_empty(), "{why}");
 }
 
+/// Plugs a DIMM where the plan counts on this much, into a guest that cannot be asked, and returns what the step came to.
+fn plugged(strength: Strength, acknowledged: bool) -> (Option<Outcome>, Span) {
+    let mut plan = grow_and_shrink();
+    plan.steps.truncate(2);
+    plan.steps[1].strength = strength;
+    let mut now = Moment::default();
+    let mut run = Run::start(plan, &machine(), now).unwrap();
+    for _ in 0..1_000 {
+        match run.next(now) {
+            Next::Write(Record::Concluded { place: Place { step: 1, undo: None }, outcome, .. }) => {
+                return (Some(outcome), now.since(Moment::default()));
+            }
+            Next::Write(_) => run.written(now),
+            Next::Send { .. } => run.replied(now, Reply::Accepted),
+            Next::Look(Look::DimmDevice(id)) => {
+                let guest = GuestView::Unasked("it shows no blocks".into());
+                run.saw(now, Ok(&Sight::Dimm(Some(DimmSight { device: dimm(&id), guest }))));
+            }
+            Next::Look(_) => run.saw(now, Ok(&Sight::Backend(true))),
+            Next::Watch { until } => {
+                now = until;
+                let ost = Event::Ost {
+                    slot_type: "DIMM".into(),
+                    slot: "0".into(),
+                    device: Some("supple-dimm0".into()),
+                    source: 1,
+                    status: 0,
+                };
+                run.heard(now, acknowledged.then_some(&ost));
+            }
+            Next::End(_) => break,
+        }
+    }
+    (None, now.since(Moment::default()))
+}
+
+#[test]
+fn an_acknowledgement_that_comes_is_worth_more_than_qemus_word() {
+    for strength in [Strength::DeviceOnly, Strength::DriverConfirmed] {
+        let (outcome, took) = plugged(strength, true);
+        let Some(Outcome::Proven { strength: reached, .. }) = outcome else { panic!("{outcome:?}") };
+        assert!(reached == Strength::DriverConfirmed && took < Span::secs(10), "{reached} after {took}");
+    }
+}
+
+#[test]
+fn qemus_word_counts_when_time_is_up_only_where_the_plan_counts_on_no_more() {
+    let (outcome, took) = plugged(Strength::DeviceOnly, false);
+    let Some(Outcome::Proven { strength: Strength::DeviceOnly, .. }) = outcome else { panic!("{outcome:?}") };
+    assert!(took >= Span::secs(10), "the guest is given its time: {took}");
+    let (outcome, _) = plugged(Strength::DriverConfirmed, false);
+    assert!(matches!(outcome, Some(Outcome::Overdue { .. })), "{outcome:?}");
+}
+
 fn blocks(online: bool) -> GuestView<BlocksSight> {
     let blocks = (40..48).map(|index| MemBlock { index, online }).collect();
     GuestView::Shows(BlocksSight { block: Bytes::mib(128), covers: 8, blocks })

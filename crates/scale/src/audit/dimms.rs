@@ -309,6 +309,10 @@ impl Auditor<'_> {
         if stick.unused_by.is_some_and(|(_, by)| by == group) {
             stick.unused_by = None;
         }
+        // Whatever the guest is waited for shows that it has the DIMM: its blocks, or its own count of memory.
+        if zone.is_none() {
+            stick.unshown_by = None;
+        }
         self.ledger.gain(gained);
         if !movable {
             self.ledger.kernel_free = self.ledger.kernel_free.map(|f| f + gained);

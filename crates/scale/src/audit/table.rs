@@ -3,6 +3,7 @@
 use super::dimms::can_switch_blocks;
 use super::disks;
 use super::{Auditor, Kind};
+use crate::guests::{Can, lookup};
 use crate::observed::Observed;
 use crate::plan::{Act, Proof, Step, Strength, Zone};
 
@@ -38,7 +39,11 @@ impl Auditor<'_> {
             format!("the proof is called {} and can be {most} at most", step.strength)
         });
         let owed = self.owes(step);
-        self.require(leads_back(&step.undo, &step.act, owed), Kind::WrongUndo, || {
+        let right = match self.never_leaves(&step.act) {
+            true => step.undo.is_empty(),
+            false => leads_back(&step.undo, &step.act, owed),
+        };
+        self.require(right, Kind::WrongUndo, || {
             format!("{:?} is not the way back from {:?}", step.undo, step.act)
         });
     }
@@ -51,6 +56,32 @@ impl Auditor<'_> {
         match zone {
             Zone::Movable => movable || !unused,
             Zone::Default | Zone::PreferMovable | Zone::AsBefore => !movable,
+        }
+    }
+
+    /// True where an act plugs what the guest's system is known never to give back: to ask for it would leave a removal that
+    /// is pending for ever.
+    fn never_leaves(&self, act: &Act) -> bool {
+        let system = self.seen.guest.heard().and_then(|h| h.system.as_ref());
+        let Some(row) = system.filter(|system| !system.is_linux()).and_then(lookup) else { return false };
+        match act {
+            Act::PlugDimm { .. } => row.memory.remove == Can::No,
+            Act::PlugVcpu { .. } => row.vcpus.remove == Can::No && !self.seen.vcpus.removed_before,
+            Act::CreateBackend { .. }
+            | Act::DeleteBackend { .. }
+            | Act::UnplugDimm { .. }
+            | Act::MakeKnown { .. }
+            | Act::OnlineBlocks { .. }
+            | Act::OfflineBlocks { .. }
+            | Act::AwaitOnline { .. }
+            | Act::ResizeVirtioMem { .. }
+            | Act::SettleVirtioMem { .. }
+            | Act::SetBalloon { .. }
+            | Act::UnplugVcpu { .. }
+            | Act::OnlineVcpus { .. }
+            | Act::Set { .. }
+            | Act::GrowDisk { .. }
+            | Act::GrowInGuest { .. } => false,
         }
     }
 

@@ -201,6 +201,15 @@ pub const ROWS: &[Row] = &[
         applies: windows(&["10", "11"], &[], &[]),
     },
     Row {
+        name: "any other Windows",
+        editions: "",
+        memory: memory(Unknown, No, Itself, Maybe, Unknown),
+        vcpus: vcpus(Unknown, No, Itself),
+        note: "no Windows is known to give a DIMM or a vCPU back",
+        sources: &[QE_VCPUS, NEVER_EJECTS],
+        applies: Applies { ids: WINDOWS, versions: Versions::All, editions: &[], arches: &[] },
+    },
+    Row {
         name: "Linux on arm64, any",
         editions: "",
         memory: memory(Yes, Maybe, Varies, Yes, Maybe),

@@ -26,7 +26,17 @@ pub(super) fn plan(scene: &Scene<'_>, delta: Delta) -> Part {
     };
     let full = memory.boot + memory.dimm_total();
     let other = memory.total().saturating_sub(full);
-    let now = balloon.actual.min(full);
+    if let Some(own) = balloon.actual.checked_sub(full).filter(|own| !own.is_zero()) {
+        // hv-balloon adds memory from a backend of its own (hw/hyperv/hv-balloon.c, 8.2 and later).
+        return Part::obstacle(
+            When::Impossible,
+            format!(
+                "the balloon is at {own} more than boot memory and DIMMs: it has added memory of its own, which Supple does not count"
+            ),
+            "resize it by hand (QMP's balloon)".to_owned(),
+        );
+    }
+    let now = balloon.actual;
     let (to, by) = match delta {
         Delta::Grow(by) | Delta::Shrink(by) if by.is_zero() => return Part::default(),
         Delta::Grow(by) => (now + by, by),

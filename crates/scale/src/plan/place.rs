@@ -6,8 +6,9 @@
 use super::layout::{Layout, Move};
 use super::make::{Part, Scene, delete_backend, make_known, scaled, step};
 use super::zone::{Zones, shown_by};
-use super::{Act, OWN_PREFIX, OWN_PREFIX_IN_LIBVIRT, Obstacle, Proof, Step, Strength, When, Zone};
+use super::{Act, OWN_PREFIX, OWN_PREFIX_IN_LIBVIRT, Obstacle, Proof, Step, Strength, When, Zone, system};
 use crate::observed::{Dimm, Manager};
+use crate::time::Span;
 use crate::units::Bytes;
 use std::collections::BTreeSet;
 
@@ -44,7 +45,7 @@ pub(super) fn steps(scene: &Scene<'_>, layout: &Layout, hotplugged: Bytes) -> Re
             Move::Add { size, node, addr } => {
                 let zone = place.zones.next(*size).map_err(NoPlace::Zone)?;
                 place.pay_metadata(*size, zone).map_err(NoPlace::TooLarge)?;
-                part.groups.push(place.plug(*size, *node, zone, *addr));
+                part.groups.extend(place.plug(*size, *node, zone, *addr));
                 part.adds_memory = true;
             }
             Move::Remove { stick } => {
@@ -109,7 +110,9 @@ impl<'a> Place<'a> {
         Ok(())
     }
 
-    fn plug(&mut self, size: Bytes, node: u32, zone: Zone, addr: Option<u64>) -> Vec<Step> {
+    /// One group; where the DIMM cannot be taken back, what the guest makes of it is one of its own, so that nothing is
+    /// taken back beneath it.
+    fn plug(&mut self, size: Bytes, node: u32, zone: Zone, addr: Option<u64>) -> Vec<Vec<Step>> {
         let (scene, limits) = (self.scene, self.scene.limits);
         let (id, memdev) = self.fresh_ids();
         let slot = self.slots.pop_first().expect("a layout takes no more slots than are open");
@@ -130,30 +133,58 @@ impl<'a> Place<'a> {
             Manager::Libvirt => (None, Some(size), making + limits.appear),
         };
         let footing = &scene.footing;
-        let seen = if footing.shows_blocks { Strength::GuestConfirmed } else { Strength::DriverConfirmed };
-        // A guest that onlines by itself may have done so with part of it when the plug is given up.
-        let mut unplug = vec![Act::UnplugDimm { id: id.clone(), memdev: memdev.clone(), slot }];
-        if footing.sets_blocks && footing.onlines_itself() {
-            unplug.insert(0, Act::OfflineBlocks { device: id.clone() });
-        }
-        let (proof, seen) = match footing.probes {
-            true => (Proof::DimmPlugged { id: id.clone() }, Strength::DeviceOnly),
-            false => (Proof::DimmSeen { id: id.clone() }, seen),
-        };
+        let undo = self.unplug_again(&id, &memdev, slot);
+        let (proof, seen, appear) = self.shown(&id, appear);
         let plug = step(
             Act::PlugDimm { id: id.clone(), memdev, brings, slot, node, addr },
             proof,
             seen,
             appear,
-            unplug,
+            undo,
         );
         let mut group: Vec<Step> = create.into_iter().chain([plug]).collect();
         if footing.probes {
             let back = vec![Act::OfflineBlocks { device: id.clone() }];
             group.push(make_known(&id, size, back, limits));
         }
-        group.extend(self.online(id, size, zone));
-        group
+        let online = self.online(id, size, zone);
+        match system::keeps_dimms_for_good(scene) {
+            Some(_) => [group, online.into_iter().collect()].into_iter().filter(|g| !g.is_empty()).collect(),
+            None => {
+                group.extend(online);
+                vec![group]
+            }
+        }
+    }
+
+    /// What shows that a DIMM is there, how strongly, and in what time.
+    fn shown(&self, id: &str, appear: Span) -> (Proof, Strength, Span) {
+        let (scene, footing) = (self.scene, &self.scene.footing);
+        let (plugged, seen) = (Proof::DimmPlugged { id: id.into() }, Proof::DimmSeen { id: id.into() });
+        if footing.shows_blocks && !footing.probes {
+            (seen, Strength::GuestConfirmed, appear)
+        } else if footing.probes || (!system::acknowledges(scene) && footing.stats.is_some()) {
+            // A later step shows what the guest makes of it.
+            (plugged, Strength::DeviceOnly, appear)
+        } else if system::acknowledges(scene) {
+            (seen, Strength::DriverConfirmed, appear)
+        } else {
+            (seen, Strength::DeviceOnly, scene.limits.acknowledge)
+        }
+    }
+
+    /// The way back from a plug; none where the system is known never to give a DIMM back.
+    fn unplug_again(&self, id: &str, memdev: &str, slot: u32) -> Vec<Act> {
+        let footing = &self.scene.footing;
+        if system::keeps_dimms_for_good(self.scene).is_some() {
+            return Vec::new();
+        }
+        let unplug = Act::UnplugDimm { id: id.to_owned(), memdev: memdev.to_owned(), slot };
+        // A guest that onlines by itself may have done so with part of it when the plug is given up.
+        match footing.sets_blocks && footing.onlines_itself() {
+            true => vec![Act::OfflineBlocks { device: id.to_owned() }, unplug],
+            false => vec![unplug],
+        }
     }
 
     /// Bringing a DIMM into use, or waiting until the guest has done so by itself.
@@ -262,8 +293,15 @@ impl<'a> Place<'a> {
             ));
         }
         if !footing.shows_blocks {
-            let proof = if footing.stats.is_some() { "its balloon driver's count" } else { "QEMU's word" };
+            let proof = match (footing.stats, system::acknowledges(self.scene)) {
+                (Some(_), _) => "its balloon driver's count",
+                (None, true) => "its ACPI driver's acknowledgement",
+                (None, false) => "QEMU's word, and its ACPI driver's should that acknowledge it",
+            };
             notes.push(format!("no agent shows the guest's memory blocks; the proof is {proof}"));
+        }
+        if let Some(system) = system::keeps_dimms_for_good(self.scene) {
+            notes.push(format!("{system} gives no DIMM back while it runs: what is plugged stays"));
         }
         notes.extend(self.zones.note());
         notes

@@ -6,7 +6,7 @@
 use super::make::{Part, Scene};
 use super::resolve::Delta;
 use super::{Act, Obstacle, When, balloon, dimm, virtio_mem};
-use crate::guests::{Can, Row, lookup};
+use crate::guests::{Can, Row, System, lookup};
 use crate::units::Bytes;
 use crate::wanted::Mechanism;
 
@@ -38,6 +38,25 @@ pub(super) fn vcpus(scene: &Scene<'_>, asked: u32) -> Option<Obstacle> {
 /// The same computing power without taking a vCPU away: a way that every guest goes.
 pub(super) fn quota_instead(vcpus: u32) -> String {
     format!(", or limit its computing power to as much now, which any guest bears: --cpu-limit {vcpus}")
+}
+
+/// The system, where it is known never to give a DIMM back nor to say anything of one: it is not asked for what was
+/// plugged. An old Linux answers, and a DIMM that it never had in use may come out.
+pub(super) fn keeps_dimms_for_good(scene: &Scene<'_>) -> Option<String> {
+    row(scene).filter(|row| row.memory.remove == Can::No && !acknowledges(scene)).map(Row::title)
+}
+
+/// The system, where it is known never to give a vCPU back.
+pub(super) fn keeps_vcpus(scene: &Scene<'_>) -> Option<String> {
+    row(scene).filter(|row| row.vcpus.remove == Can::No && !scene.seen.vcpus.removed_before).map(Row::title)
+}
+
+/// False where it is not known that the guest tells QEMU of a device that it has taken in. Linux does (`acpi_evaluate_ost`,
+/// drivers/acpi/scan.c, 6.1); of Windows its maker describes each step of a hot-add and no such word (Microsoft, Operating
+/// system support for hot-add memory in Windows Server).
+pub(super) fn acknowledges(scene: &Scene<'_>) -> bool {
+    let heard = scene.seen.guest.heard();
+    heard.and_then(|facts| facts.system.as_ref()).is_none_or(System::is_linux)
 }
 
 /// True where a virtio-mem device is of use to the guest: it has a driver, or has used the device before.

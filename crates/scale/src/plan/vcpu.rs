@@ -93,6 +93,9 @@ fn grow(scene: &Scene<'_>, asked: u32) -> Part {
             "the agent allows no guest-set-vcpus; the guest must online new vCPUs by itself".to_owned(),
         );
     }
+    if let Some(system) = system::keeps_vcpus(scene) {
+        part.notes.push(format!("{system} gives no vCPU back while it runs: what is plugged stays"));
+    }
     part
 }
 
@@ -106,7 +109,10 @@ fn plug(scene: &Scene<'_>, slot: &VcpuSlot, id: &str, count: u32) -> Vec<Step> {
         Proof::VcpuSeen { id: id.to_owned(), present: count },
         strength,
         scene.limits.appear,
-        vec![Act::UnplugVcpu { id: id.to_owned() }],
+        match system::keeps_vcpus(scene) {
+            Some(_) => Vec::new(),
+            None => vec![Act::UnplugVcpu { id: id.to_owned() }],
+        },
     )];
     if scene.footing.sets_vcpus() {
         group.push(online(scene, count));

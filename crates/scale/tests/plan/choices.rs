@@ -135,7 +135,7 @@ fn a_guest_without_an_agent_is_proven_by_its_balloon_or_told_to_be_unproven() {
     let plan = planned(&seen, &memory("+1G"));
     assert_eq!(plan.steps.len(), 2);
     assert_eq!(plan.steps[1].strength, Strength::DriverConfirmed);
-    noted(&plan, "QEMU's word");
+    noted(&plan, "its ACPI driver's acknowledgement");
 
     let stats = BalloonStats {
         at: seen.at,

@@ -12,3 +12,4 @@ mod properties;
 mod refusals;
 mod steps;
 mod together;
+mod windows;

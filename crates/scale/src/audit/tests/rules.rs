@@ -1,6 +1,7 @@
 //! The rules of plans, proofs and ways back, and of virtio-mem, the balloon and vCPUs.
 
 use super::*;
+use crate::guests::System;
 
 #[test]
 fn sound_plans_pass() {
@@ -317,4 +318,38 @@ fn an_end_that_is_not_reached_or_not_asked_is_found() {
     found(growth, |_, p| p.to.memory = p.to.memory + BLOCK, &[Kind::EndState, Kind::NotAsAsked]);
     found(growth, |_, p| p.asked.memory = Some(Bytes::gib(6)), &[Kind::NotAsAsked]);
     found(growth, |_, p| p.asked.vcpus = Some(4), &[Kind::NotAsAsked]);
+}
+
+/// The same machine with a Windows in it, which shows vCPUs alone; one DIMM and one vCPU come.
+fn windows() -> (Observed, Plan) {
+    let mut seen = machine();
+    let facts = facts(&mut seen);
+    facts.system =
+        Some(System::of_agent("mswindows", "2022", "Windows Server 2022 Standard (played)", "x86_64"));
+    (facts.block, facts.meminfo) = (None, None);
+    facts.blocks.clear();
+    facts.commands.clear();
+    let mut steps = dimm_added(1, "1", 1, None, Bytes::gib(1));
+    steps.truncate(2);
+    (steps[1].strength, steps[1].undo) = (Strength::DeviceOnly, vec![]);
+    let mut vcpu = vcpu_added(2, 2, 3);
+    vcpu.truncate(1);
+    vcpu[0].undo.clear();
+    steps.extend(vcpu);
+    let plan = plan(&seen, Bytes::gib(4), 3, steps);
+    (seen, plan)
+}
+
+#[test]
+fn a_way_back_that_the_guest_never_goes_is_found() {
+    found(windows, |_, _| {}, &[]);
+    let unplug = Act::UnplugDimm { id: "supple-dimm-1".into(), memdev: "supple-mem-1".into(), slot: 1 };
+    found(windows, |_, p| p.steps[1].undo = vec![unplug], &[Kind::WrongUndo]);
+    let unplug = Act::UnplugVcpu { id: "supple-vcpu-2".into() };
+    found(windows, |_, p| p.steps[2].undo = vec![unplug], &[Kind::WrongUndo]);
+    // A Linux is asked to give back what it did not take.
+    let linux = |s: &mut Observed, _: &mut Plan| {
+        facts(s).system = Some(System::of_agent("debian", "12", "Debian 12", "x86_64"));
+    };
+    found(windows, linux, &[Kind::WrongUndo]);
 }
