@@ -1,7 +1,7 @@
 //! `supple guest`: prepares a guest so that it puts new memory and vCPUs to use by itself.
 
 use drive::guest::Agent;
-use drive::guest::setup::{Installed, UDEV_PATH, UDEV_RULES, by_hand, install_udev_rule};
+use drive::guest::setup::{Installed, UDEV_PATH, UDEV_RULES, by_hand, install_udev_rule, without_udev};
 use scale::limits::Limits;
 use std::path::Path;
 use std::time::Duration;
@@ -90,6 +90,10 @@ async fn of_libvirt(_: &Domain) -> Result<Ended, Failure> {
 
 async fn install(mut agent: Agent) -> Ended {
     let limit = limit();
+    if let Some(system) = without_udev(&mut agent, limit).await {
+        let what = format!("{system} has no udev, and no need of a rule");
+        return Ended { status: UNCHANGED, what, by_hand: String::new() };
+    }
     let done = |what: String, by_hand: &str| Ended { status: DONE, what, by_hand: by_hand.to_owned() };
     match install_udev_rule(&mut agent, limit).await {
         Ok(Installed::Loaded) => {
@@ -115,6 +119,9 @@ fn text(ended: &Ended, room: usize) -> String {
     }
     let mut out =
         paragraph("not done: ", &ended.what, room).replacen("not done", &paint(WARN, "not done"), 1);
+    if ended.by_hand.is_empty() {
+        return out;
+    }
     out.push_str("\nBy hand, in a root shell in the guest:\n\n");
     // Printed as it is, to be copied.
     out.push_str(&ended.by_hand);

@@ -17,6 +17,7 @@ use scale::units::Bytes;
 
 use crate::accel::{Accel, Threads, emulated_clocks};
 use crate::cache::Cache;
+use crate::idle::Idle;
 use crate::image::{Image, Variant};
 use crate::libvirt::Libvirt;
 use crate::machine::Machine;
@@ -85,6 +86,8 @@ pub struct Recipe {
     kernel_params: Vec<String>,
     tap: Option<String>,
     disks: Vec<Disk>,
+    /// False for firmware alone.
+    system: bool,
 }
 
 /// The sockets and files of one running guest, below its directory.
@@ -126,6 +129,7 @@ impl Recipe {
             kernel_params: Vec::new(),
             tap: None,
             disks: Vec::new(),
+            system: true,
         }
     }
 
@@ -239,6 +243,19 @@ impl Recipe {
         Machine::start(self, &parts, &cache).await
     }
 
+    /// Starts the machine with firmware and no system in it.
+    ///
+    /// # Errors
+    /// No QEMU can be had, or it does not start.
+    pub async fn idle(&self) -> Result<Idle> {
+        let cache = Cache::open()?;
+        let parts = {
+            let (cache, generation) = (cache.clone(), self.generation);
+            tokio::task::spawn_blocking(move || Parts::find(&cache, generation)).await??
+        };
+        Idle::start(&Self { system: false, ..self.clone() }, &parts, &cache).await
+    }
+
     /// The parts' arguments: the whole command line of one QEMU whose sockets and logs lie in `dir`.
     pub(crate) fn command(&self, parts: &Parts, dir: &Path) -> Command {
         let mut qemu = parts.qemu.command();
@@ -250,9 +267,11 @@ impl Recipe {
         };
         qemu.args(["-machine", self.board.name(), "-cpu", accel.cpu(), "-accel", name]);
         self.size(&mut qemu);
-        qemu.arg("-kernel").arg(parts.image.kernel());
-        qemu.arg("-initrd").arg(parts.image.initrd(self.variant()));
-        qemu.arg("-append").arg(self.kernel_line(accel));
+        if self.system {
+            qemu.arg("-kernel").arg(parts.image.kernel());
+            qemu.arg("-initrd").arg(parts.image.initrd(self.variant()));
+            qemu.arg("-append").arg(self.kernel_line(accel));
+        }
 
         for (id, socket) in [("qmp", place::QMP), ("lab", place::LAB_QMP)] {
             qemu.arg("-chardev").arg(socket_chardev(id, &at(socket)));

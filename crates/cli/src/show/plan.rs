@@ -22,6 +22,14 @@ const COLUMNS: [Column; 5] = [
 const UP_TO_THE_GUEST: &str = "the guest has to put the new memory to use by itself; where it does not, \
     `supple guest udev-rule` prints the rule that makes it";
 
+/// True where the guest is waited for and a rule in it would help. A system that is not asked back what was plugged has no
+/// such rules, nor any need of them.
+fn is_up_to_the_guest(step: &Step, plan: &Plan) -> bool {
+    let Act::AwaitOnline { device } = &step.act else { return false };
+    let mut plugs = plan.steps.iter().filter(|step| step.undo.is_empty());
+    !plugs.any(|plug| matches!(&plug.act, Act::PlugDimm { id, .. } if id == device))
+}
+
 /// What a plan is shown for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -54,7 +62,7 @@ pub(crate) fn plan(plan: &Plan, machine: &Machine, address: &str, purpose: Purpo
     for note in &plan.notes {
         out.push_str(&paragraph("note: ", note, room));
     }
-    if plan.steps.iter().any(|step| matches!(step.act, Act::AwaitOnline { .. })) {
+    if plan.steps.iter().any(|step| is_up_to_the_guest(step, plan)) {
         out.push_str(&paragraph("note: ", UP_TO_THE_GUEST, room));
     }
     if !plan.steps.is_empty() {
@@ -155,6 +163,17 @@ fn table(plan: &Plan) -> Table {
 
 /// The proof, and its strength where a guest that can be asked would give a stronger one.
 fn proof(step: &Step) -> String {
+    if let Proof::DimmSeen { .. } = step.proof {
+        match step.strength {
+            Strength::GuestConfirmed => {}
+            strength @ Strength::DriverConfirmed => {
+                return format!("the guest's driver acknowledges it ({strength})");
+            }
+            strength @ Strength::DeviceOnly => {
+                return format!("QEMU lists it; better: the guest's driver acknowledges it ({strength})");
+            }
+        }
+    }
     let asks_qemu = matches!(step.proof, Proof::DimmPlugged { .. });
     let weak = step.strength != Strength::GuestConfirmed && is_for_the_guest_to_show(&step.act) && !asks_qemu;
     if weak { format!("{} ({})", step.proof, step.strength) } else { step.proof.to_string() }
@@ -185,9 +204,11 @@ fn is_for_the_guest_to_show(act: &Act) -> bool {
 fn undo(step: &Step) -> Cell {
     if step.undo.is_empty() {
         let forever = matches!(step.act, Act::GrowDisk { .. } | Act::GrowInGuest { .. });
+        let stays = matches!(step.act, Act::PlugDimm { .. } | Act::PlugVcpu { .. });
         let none = match (step.act.has_no_cancel(), forever) {
             (true, _) => "cannot be withdrawn",
             (false, true) => "no way back",
+            (false, false) if stays => "none: it stays",
             (false, false) => "none needed",
         };
         return Cell::new(none, DIM);

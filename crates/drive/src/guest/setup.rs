@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use scale::guests::System;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::exec::{self, End, ExecError};
@@ -48,6 +50,15 @@ pub fn by_hand() -> String {
     format!(
         "mkdir -p /etc/udev/rules.d\ncat > {UDEV_PATH} <<'END'\n{UDEV_RULES}END\nudevadm control --reload\n"
     )
+}
+
+/// The guest's system, where it says that it is one that is known to be no Linux: nothing is written into it.
+pub async fn without_udev(agent: &mut Agent, limit: Duration) -> Option<String> {
+    let told = agent.call("guest-get-osinfo", Value::Null, limit).await.ok()?;
+    let text = |key: &str| told.get(key).and_then(Value::as_str).unwrap_or_default();
+    let system = System::of_agent(text("id"), text("version-id"), text("pretty-name"), text("machine"));
+    let name = if system.name.is_empty() { &system.id } else { &system.name };
+    (!system.id.is_empty() && !system.is_linux()).then(|| shown(name))
 }
 
 /// Installs the rules, each of the few exchanges within `limit`, and reads them back. Installing them again is no harm.

@@ -150,7 +150,36 @@ enum Versions {
     Within((u32, u32), (u32, u32)),
 }
 
+/// What a row says and is cited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// Whether it takes a DIMM.
+    TakesDimm,
+    /// Whether it gives one back.
+    GivesDimm,
+    /// Whether it takes a vCPU.
+    TakesVcpu,
+    /// Whether it gives one back.
+    GivesVcpu,
+    /// Which drivers it has.
+    Drivers,
+}
+
 impl Row {
+    /// The source for one thing that the row says: the first of its own that is about it, else its first.
+    pub fn source(&self, of: Claim) -> Option<&'static Source> {
+        use source::*;
+        let about: &[Source] = match of {
+            Claim::TakesDimm => &[MS_HOT_ADD, QE_MEMORY],
+            Claim::GivesDimm => &[NEVER_EJECTS, LINUX_HOTREMOVE],
+            Claim::TakesVcpu => &[OVIRT_VCPUS, QE_VCPUS, QEMU_ARM],
+            Claim::GivesVcpu => &[QE_VCPUS, OVIRT_VCPUS, QEMU_ARM],
+            Claim::Drivers => &[VIOMEM, LINUX_VIRTIO_MEM, QE_VIRTIO_MEM],
+        };
+        let own = about.iter().find_map(|source| self.sources.iter().find(|own| *own == source));
+        own.or(self.sources.first())
+    }
+
     /// Name and editions in one.
     pub fn title(&self) -> String {
         if self.editions.is_empty() {

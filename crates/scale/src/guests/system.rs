@@ -38,13 +38,16 @@ impl System {
         Some((major, parts.next().and_then(|minor| minor.parse().ok()).unwrap_or(0)))
     }
 
-    /// From what the guest agent says (`guest-get-osinfo`). The agent of QEMU before 8.0 has no version for Windows 7,
-    /// for want of a comma (qga/commands-win32.c): the name tells it.
+    /// From what the guest agent says (`guest-get-osinfo`). An agent knows the versions of Windows that were there when it
+    /// was made, and calls a later server by the last of them (qga/commands-win32.c); before QEMU 8.0 it has none for
+    /// Windows 7, for want of a comma. The name is Windows's own: where it tells the version, that counts.
     pub fn of_agent(id: &str, version: &str, name: &str, arch: &str) -> System {
+        let named = if id == "mswindows" { windows_named(name) } else { None };
         let seven = id == "mswindows" && version.is_empty() && name.contains("Windows 7");
+        let told = if seven { "7" } else { version }.to_owned();
         System {
             id: id.to_owned(),
-            version: if seven { "7" } else { version }.to_owned(),
+            version: named.unwrap_or(told),
             name: name.to_owned(),
             arch: arch.to_owned(),
         }
@@ -74,6 +77,14 @@ impl System {
             arch: arch.to_owned(),
         })
     }
+}
+
+/// The version in the name of a Windows Server, as the guest agent has it.
+fn windows_named(name: &str) -> Option<String> {
+    let (_, rest) = name.split_once("Server ")?;
+    let year = rest.get(..4).filter(|year| year.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let second = year != "2003" && rest[4..].trim_start().starts_with("R2");
+    Some(format!("{year}{}", if second { "r2" } else { "" }))
 }
 
 /// libosinfo's short name of a Windows, as the guest agent has it.

@@ -59,6 +59,35 @@ fn windows_7_is_known_by_its_name_where_the_agent_has_no_version() {
 }
 
 #[test]
+fn a_windows_that_is_younger_than_its_agent_is_known_by_its_name() {
+    for told in ["2022", "N/A"] {
+        let row = of("mswindows", told, "Windows Server 2025 Datacenter", "x86_64");
+        assert_eq!(row.name, "Windows Server 2025");
+    }
+    assert_eq!(of("mswindows", "2008", "Windows Server 2008 R2 Datacenter", "x86_64").editions, "Datacenter");
+    assert_eq!(
+        of("mswindows", "2003r2", "Windows Server 2003 R2 Web", "x86_64").editions,
+        "Standard and Web"
+    );
+    // What nobody knows yet gives nothing back either.
+    let row = of("mswindows", "N/A", "Windows Server 2031 Standard", "x86_64");
+    assert_eq!((row.name, row.vcpus.remove), ("any other Windows", Can::No));
+}
+
+#[test]
+fn what_a_row_says_is_cited_from_where_it_was_read() {
+    let row = of("mswindows", "2022", "Windows Server 2022 Standard", "x86_64");
+    let cited = |claim: Claim| row.source(claim).unwrap().title;
+    assert!(cited(Claim::GivesDimm).contains("never answers an ACPI eject request"));
+    assert!(cited(Claim::GivesVcpu).contains("removal on Linux only"));
+    assert!(cited(Claim::TakesDimm).contains("hotplug_memory.cfg"));
+    for row in ROWS {
+        let claims = [Claim::TakesDimm, Claim::GivesDimm, Claim::TakesVcpu, Claim::GivesVcpu, Claim::Drivers];
+        assert!(claims.iter().all(|claim| row.source(*claim).is_some()), "{}", row.title());
+    }
+}
+
+#[test]
 fn every_system_that_is_named_has_a_row() {
     let windows =
         ["2003", "2008", "2008r2", "2012", "2012r2", "2016", "2019", "2022", "2025", "7", "8", "10", "11"];

@@ -6,7 +6,7 @@
 use super::dimm::{self, exact};
 use super::make::{Part, Scene};
 use super::resolve::Delta;
-use super::{Act, Obstacle, When};
+use super::{Act, Obstacle, When, system};
 use crate::generations::DIES_AFTER_A_VCPU_REMOVAL;
 use crate::observed::{Accel, Backing, Pending, PendingDevice, VcpuSlot};
 use crate::units::Bytes;
@@ -208,7 +208,7 @@ pub(super) fn shrink(scene: &Scene<'_>, delta: Delta, part: &Part) -> Option<Obs
             way_out: smallest_safe(scene, spare + part.idle),
         }),
         // DIMMs are emptied block by block in the guest, which keeps what it needs.
-        None if !takes_unasked(part) => None,
+        None if !takes_unasked(part) || is_blind(scene) => None,
         None => Some(Obstacle {
             when: When::NotNow,
             reason: "the guest does not tell how much memory it uses, and what is taken might be needed".to_owned(),
@@ -216,6 +216,25 @@ pub(super) fn shrink(scene: &Scene<'_>, delta: Delta, part: &Part) -> Option<Obs
                 .to_owned(),
         }),
     }
+}
+
+/// True where the guest can tell nothing of what it uses, and the balloon was asked for by name: its system's agent has no
+/// command for that, and the balloon is the only way down. What it takes comes back as easily.
+fn is_blind(scene: &Scene<'_>) -> bool {
+    let blind = scene.footing.usage.is_none() && !system::acknowledges(scene);
+    blind && scene.wanted.mechanism == Some(Mechanism::Balloon)
+}
+
+/// What to know before the balloon takes from such a guest.
+pub(super) fn unwatched(scene: &Scene<'_>, delta: Delta, part: &Part) -> Option<String> {
+    let Delta::Shrink(by) = delta else { return None };
+    (!by.is_zero() && takes_unasked(part) && is_blind(scene)).then(|| {
+        format!(
+            "the guest does not tell how much memory it uses: what is taken might be needed. --mechanism balloon --memory {} \
+             gives it back",
+            exact(scene.from.memory)
+        )
+    })
 }
 
 /// True where memory goes without the guest's blocks being emptied first.

@@ -30,6 +30,7 @@ pub(super) fn plan(scene: &Scene<'_>, asked: Bytes) -> Part {
     part.obstacles.extend(danger::shrink(scene, delta, &part));
     part.obstacles.extend(host::lacks(scene, &part));
     part.notes.extend(host::overcommit(scene, &part));
+    part.notes.extend(danger::unwatched(scene, delta, &part));
     part
 }
 

@@ -6,7 +6,7 @@
 use super::make::{Part, Scene};
 use super::resolve::Delta;
 use super::{Act, Obstacle, When, balloon, dimm, virtio_mem};
-use crate::guests::{Can, Row, System, lookup};
+use crate::guests::{Can, Claim, Row, System, lookup};
 use crate::units::Bytes;
 use crate::wanted::Mechanism;
 
@@ -15,8 +15,17 @@ fn row(scene: &Scene<'_>) -> Option<&'static Row> {
     lookup(scene.seen.guest.heard()?.system.as_ref()?)
 }
 
-fn obstacle(row: &Row, what: &str, when: When, way_out: String) -> Obstacle {
-    let source = row.sources.first().map(|source| format!(" ({})", source.title)).unwrap_or_default();
+/// What a row says, as a reason: what it is cited for, and the words.
+type Says = (Claim, &'static str);
+const TAKES_NO_DIMM: Says = (Claim::TakesDimm, "takes no DIMM while it runs");
+const GIVES_NO_DIMM: Says = (Claim::GivesDimm, "gives no DIMM back while it runs");
+const TAKES_NO_VCPU: Says = (Claim::TakesVcpu, "takes no vCPU while it runs");
+const GIVES_NO_VCPU: Says = (Claim::GivesVcpu, "gives no vCPU back while it runs");
+const NO_VIRTIO_MEM: Says = (Claim::Drivers, "has no driver for virtio-mem");
+const NO_BALLOON: Says = (Claim::Drivers, "has no driver for the balloon");
+
+fn obstacle(row: &Row, (claim, what): Says, when: When, way_out: String) -> Obstacle {
+    let source = row.source(claim).map(|source| format!(" ({})", source.title)).unwrap_or_default();
     Obstacle { when, reason: format!("{} {what}{source}", row.title()), way_out }
 }
 
@@ -25,13 +34,12 @@ pub(super) fn vcpus(scene: &Scene<'_>, asked: u32) -> Option<Obstacle> {
     let row = row(scene)?;
     if asked > scene.from.vcpus {
         let way_out = format!("start the machine with {asked} vCPUs");
-        return (row.vcpus.add == Can::No)
-            .then(|| obstacle(row, "takes no vCPU while it runs", When::Cold, way_out));
+        return (row.vcpus.add == Can::No).then(|| obstacle(row, TAKES_NO_VCPU, When::Cold, way_out));
     }
     let never = row.vcpus.remove == Can::No && !scene.seen.vcpus.removed_before;
     never.then(|| {
         let way_out = format!("start the machine with {asked} vCPUs{}", quota_instead(asked));
-        obstacle(row, "gives no vCPU back while it runs", When::Cold, way_out)
+        obstacle(row, GIVES_NO_VCPU, When::Cold, way_out)
     })
 }
 
@@ -72,16 +80,16 @@ pub(super) fn memory(scene: &Scene<'_>, delta: Delta, part: &Part) -> Vec<Obstac
     let mut found = Vec::new();
     if row.memory.add == Can::No && has(|act| matches!(act, Act::PlugDimm { .. })) {
         let way_out = "start the machine with that much memory".to_owned();
-        found.push(obstacle(row, "takes no DIMM while it runs", When::Cold, way_out));
+        found.push(obstacle(row, TAKES_NO_DIMM, When::Cold, way_out));
     }
     let asked = scene.wanted.mechanism == Some(Mechanism::VirtioMem);
     if asked && !uses_virtio_mem(scene) && !matches!(delta, Delta::Grow(Bytes::ZERO)) {
         let way_out = "leave the mechanism to Supple".to_owned();
-        found.push(obstacle(row, "has no driver for virtio-mem", When::Impossible, way_out));
+        found.push(obstacle(row, NO_VIRTIO_MEM, When::Impossible, way_out));
     }
     if row.memory.balloon == Can::No && has(|act| matches!(act, Act::SetBalloon { .. })) {
         let way_out = "leave the mechanism to Supple".to_owned();
-        found.push(obstacle(row, "has no driver for the balloon", When::Impossible, way_out));
+        found.push(obstacle(row, NO_BALLOON, When::Impossible, way_out));
     }
     found
 }
@@ -103,11 +111,6 @@ pub(super) fn keeps_dimms(scene: &Scene<'_>, delta: Delta) -> Option<Obstacle> {
             }
             false => String::new(),
         };
-        obstacle(
-            row,
-            "gives no DIMM back while it runs",
-            When::Cold,
-            format!("start the machine with {size}{balloon}"),
-        )
+        obstacle(row, GIVES_NO_DIMM, When::Cold, format!("start the machine with {size}{balloon}"))
     })
 }

@@ -88,7 +88,7 @@ fn grow(scene: &Scene<'_>, asked: u32) -> Part {
         part.notes.push(
             "no agent shows the guest's vCPUs; the proof is its ACPI driver's acknowledgement".to_owned(),
         );
-    } else if !scene.footing.sets_vcpus() {
+    } else if !scene.footing.sets_vcpus() && system::acknowledges(scene) {
         part.notes.push(
             "the agent allows no guest-set-vcpus; the guest must online new vCPUs by itself".to_owned(),
         );

@@ -116,6 +116,18 @@ fn shrinking_is_cold_and_says_what_can_be_had_now() {
 }
 
 #[test]
+fn a_guest_that_cannot_tell_what_it_uses_gives_by_balloon_after_a_word_of_warning() {
+    let mut seen = server();
+    seen.memory.balloon = Some(Balloon { actual: Bytes::gib(1), stats: None });
+    let by_balloon = Wanted { mechanism: Some(Mechanism::Balloon), ..memory("512M") };
+    let plan = sound(&seen, &by_balloon);
+    assert!(plan.notes.iter().any(|note| note.contains("might be needed") && note.contains("--memory 1G")));
+    // A Linux could tell, so it is to.
+    facts(&mut seen).system = Some(System::of_agent("debian", "12", "Debian 12", "x86_64"));
+    assert!(refused(&seen, &by_balloon).to_string().contains("does not tell how much memory it uses"));
+}
+
+#[test]
 fn an_edition_without_hot_add_is_asked_for_nothing() {
     let seen = with_balloon(windows("2008r2", "Windows Server 2008 R2 Standard"));
     for wanted in [memory("2G"), vcpus("2")] {

@@ -128,17 +128,15 @@ fn group(case: &Case<'_>, facts: &GuestFacts, inside: &Inside, group: &Group) ->
     if group.subject == PROGRAMS.subject && facts.can_write_files() {
         return Finding::ok(SECTION, group.subject, "it runs none, and none are needed: it may write files");
     }
+    if let Some(finding) = absent_there(case, facts, group, &missing) {
+        return finding;
+    }
     let off: Vec<&str> =
         missing.iter().copied().filter(|command| inside.disabled.contains(*command)).collect();
     if !off.is_empty() {
         let found = format!("switched off: {}", listed(&off));
         let finding = graded(group, found, group.without);
         return finding.mend(unfilter(case.system()));
-    }
-    if not_needed(case, group) {
-        let reason = "it has no such commands on this system, which puts new things to use by itself; proof is by \
-                      sizes alone";
-        return Finding::note(SECTION, group.subject, format!("without {}", listed(&missing)), reason);
     }
     let finding = graded(group, format!("it has no {}", listed(&missing)), group.without);
     finding.by_hand(
@@ -147,14 +145,33 @@ fn group(case: &Case<'_>, facts: &GuestFacts, inside: &Inside, group: &Group) ->
     )
 }
 
-/// True where the guest's system needs nobody to put things online.
-fn not_needed(case: &Case<'_>, group: &Group) -> bool {
-    let onlines = |online: Onlines| matches!(online, Onlines::Itself | Onlines::Never);
-    case.row.is_some_and(|row| match group.subject {
-        "agent-memory" => onlines(row.memory.online),
-        "agent-vcpus" => onlines(row.vcpus.online),
-        _other => false,
-    })
+/// What is said of commands that no agent has on the guest's system, whether it lists them as switched off (up to QEMU 9.1) or
+/// not at all: there is nothing to switch on, and where the system puts new things to use by itself, nothing is lost but proof.
+fn absent_there(case: &Case<'_>, facts: &GuestFacts, group: &Group, missing: &[&str]) -> Option<Finding> {
+    let row = case.row.filter(|_| case.system().is_some_and(|system| !system.is_linux()))?;
+    let online = match group.subject {
+        "agent-memory" => row.memory.online,
+        "agent-vcpus" => row.vcpus.online,
+        _other => return None,
+    };
+    let reason = match (online, group.subject) {
+        (Onlines::Never, _) => {
+            "no agent has them on this system, which takes nothing of the kind while it runs"
+        }
+        (Onlines::Itself, "agent-vcpus") if facts.can("guest-get-vcpus") => {
+            let found = "shows vCPUs, which its system puts online by itself";
+            return Some(Finding::ok(SECTION, group.subject, found));
+        }
+        (Onlines::Itself, "agent-vcpus") => {
+            "no agent has them on this system, which puts vCPUs online by itself; the proof is its ACPI driver's word"
+        }
+        (Onlines::Itself, _) => {
+            "no agent has them on this system, which puts new memory to use by itself; the proof is its balloon \
+             driver's count, or QEMU's word alone"
+        }
+        (Onlines::Kernel | Onlines::Udev | Onlines::Nobody | Onlines::Varies, _) => return None,
+    };
+    Some(Finding::note(SECTION, group.subject, format!("without {}", listed(missing)), reason))
 }
 
 fn graded(group: &Group, found: String, reason: &str) -> Finding {

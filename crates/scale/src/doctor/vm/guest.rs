@@ -58,7 +58,12 @@ fn of_row(row: &Row) -> Finding {
     let finding = Finding { severity, reason, ..Finding::ok(SECTION, SUBJECT, found) };
     match severity {
         Severity::Missing => {
-            finding.by_hand("resize it by a stop and a start; memory can also move by --mechanism balloon")
+            let mut ways =
+                vec!["resize it by a stop and a start", "limit its computing power by --cpu-limit"];
+            if m.balloon != Can::No {
+                ways.push("take memory, and give it back, by --mechanism balloon");
+            }
+            finding.by_hand(ways.join("; "))
         }
         Severity::Ok | Severity::Note | Severity::Danger => finding,
     }

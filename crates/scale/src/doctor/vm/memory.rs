@@ -1,7 +1,7 @@
 //! A machine's memory: ceiling, slots, nodes, addresses, virtio-mem and the balloon.
 
 use super::{Case, Running, Shape, Span};
-use crate::doctor::{Finding, Section, Severity, roughly};
+use crate::doctor::{Finding, Mend, Section, Severity, roughly};
 use crate::guests::{Can, Row};
 use crate::observed::DimmKind;
 use crate::units::Bytes;
@@ -179,7 +179,20 @@ pub(super) fn running(case: &Case<'_>, running: &Running) -> Vec<Finding> {
     found.extend(free_slots(running));
     found.extend(kernel_limit(running));
     found.extend(metadata(case, running));
+    found.extend(balloon_service(case, running));
     found
+}
+
+/// A Windows shows its memory through its balloon's service alone, which is installed by itself.
+fn balloon_service(case: &Case<'_>, running: &Running) -> Option<Finding> {
+    let silent = running.seen.memory.balloon.is_some_and(|balloon| balloon.stats.is_none());
+    if !silent || !case.is_windows() || case.guest().is_none() {
+        return None;
+    }
+    let reason = "new memory is then proven by QEMU's word alone, and what the guest uses is not known when the balloon takes \
+                  from it";
+    let finding = Finding::note(SECTION, "balloon-figures", "its balloon driver tells no figures", reason);
+    Some(finding.mend(Mend::InGuest("blnsvr.exe -i".to_owned())))
 }
 
 fn free_slots(running: &Running) -> Option<Finding> {

@@ -12,7 +12,17 @@ const SECTION: Section = Section::Guest;
 pub(super) fn judge(case: &Case<'_>, running: &Running) -> Vec<Finding> {
     let Some(facts) = case.guest() else { return Vec::new() };
     if case.is_windows() {
-        return vec![Finding::ok(SECTION, "onlines-memory", "the system itself, memory and vCPUs")];
+        let itself = |online: Onlines| online == Onlines::Itself;
+        let found = match case
+            .row
+            .map_or((true, true), |row| (itself(row.memory.online), itself(row.vcpus.online)))
+        {
+            (true, true) => "the system itself, memory and vCPUs",
+            (true, false) => "the system itself; it takes no vCPUs while it runs",
+            (false, true) => "the system itself, vCPUs; it takes no memory while it runs",
+            (false, false) => return Vec::new(),
+        };
+        return vec![Finding::ok(SECTION, "onlines-memory", found)];
     }
     if !case.system().is_none_or(|system| system.is_linux()) {
         return Vec::new();
