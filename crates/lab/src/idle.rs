@@ -7,6 +7,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use drive::qmp::Qmp;
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
@@ -26,12 +28,25 @@ const LOOK: Duration = Duration::from_millis(20);
 pub struct Idle {
     // Dropped in this order.
     _process: Process,
+    monitor: Qmp,
     dir: TempDir,
     _ticket: Ticket,
 }
 
+impl Recipe {
+    /// Starts the machine with firmware and no system in it.
+    ///
+    /// # Errors
+    /// No QEMU can be had, or it does not start.
+    pub async fn idle(&self) -> Result<Idle> {
+        let cache = Cache::open()?;
+        let parts = self.parts(&cache).await?;
+        Idle::start(&self.without_system(), &parts, &cache).await
+    }
+}
+
 impl Idle {
-    pub(crate) async fn start(recipe: &Recipe, parts: &Parts, cache: &Cache) -> Result<Self> {
+    async fn start(recipe: &Recipe, parts: &Parts, cache: &Cache) -> Result<Self> {
         let ticket = Ticket::take(cache).await?;
         let dir = tempfile::Builder::new().prefix("supple-lab-").tempdir()?;
         let log = File::create(dir.path().join(place::QEMU_LOG))?;
@@ -40,7 +55,7 @@ impl Idle {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut process = Process::new(spawn(command).context("cannot start QEMU")?);
         let deadline = Instant::now() + START;
-        while !dir.path().join(place::QMP).exists() {
+        while !dir.path().join(place::LAB_QMP).exists() {
             if let Some(status) = process.ended()? {
                 bail!("QEMU ended with {status}: {}", inside::tail(&dir.path().join(place::QEMU_LOG)));
             }
@@ -49,7 +64,16 @@ impl Idle {
             }
             sleep(LOOK).await;
         }
-        Ok(Self { _process: process, dir, _ticket: ticket })
+        let monitor = Qmp::connect(&dir.path().join(place::LAB_QMP), START).await?;
+        Ok(Self { _process: process, monitor, dir, _ticket: ticket })
+    }
+
+    /// One command on the lab's own monitor.
+    ///
+    /// # Errors
+    /// QEMU refused it or did not answer.
+    pub async fn execute(&self, command: &str, arguments: Value) -> Result<Value> {
+        Ok(self.monitor.execute(command, arguments, START).await?)
     }
 
     /// The monitor for the program under test.

@@ -17,7 +17,6 @@ use scale::units::Bytes;
 
 use crate::accel::{Accel, Threads, emulated_clocks};
 use crate::cache::Cache;
-use crate::idle::Idle;
 use crate::image::{Image, Variant};
 use crate::libvirt::Libvirt;
 use crate::machine::Machine;
@@ -232,28 +231,22 @@ impl Recipe {
     /// No QEMU or no guest can be had, or the guest is not up in time; the error ends with its last words.
     pub async fn boot(&self) -> Result<Machine> {
         let cache = Cache::open()?;
-        let parts = {
-            let (cache, own) = (cache.clone(), self.generation);
-            tokio::task::spawn_blocking(move || {
-                let generation = own.map_or_else(Generation::asked_for, Ok)?;
-                Parts::find(&cache, generation)
-            })
-            .await??
-        };
+        let parts = self.parts(&cache).await?;
         Machine::start(self, &parts, &cache).await
     }
 
-    /// Starts the machine with firmware and no system in it.
-    ///
-    /// # Errors
-    /// No QEMU can be had, or it does not start.
-    pub async fn idle(&self) -> Result<Idle> {
-        let cache = Cache::open()?;
-        let parts = {
-            let (cache, generation) = (cache.clone(), self.generation);
-            tokio::task::spawn_blocking(move || Parts::find(&cache, generation)).await??
-        };
-        Idle::start(&Self { system: false, ..self.clone() }, &parts, &cache).await
+    /// What it is made of, fetched where it is not there.
+    pub(crate) async fn parts(&self, cache: &Cache) -> Result<Parts> {
+        let (cache, own) = (cache.clone(), self.generation);
+        let found = tokio::task::spawn_blocking(move || {
+            Parts::find(&cache, own.map_or_else(Generation::asked_for, Ok)?)
+        });
+        found.await?
+    }
+
+    /// The same with firmware alone.
+    pub(crate) fn without_system(&self) -> Self {
+        Self { system: false, ..self.clone() }
     }
 
     /// The parts' arguments: the whole command line of one QEMU whose sockets and logs lie in `dir`.

@@ -199,12 +199,28 @@ pub struct Memory {
     pub dimms: Vec<Dimm>,
     /// virtio-mem devices.
     pub virtio_mem: Vec<VirtioMem>,
+    /// Memory devices of other kinds, ascending by address.
+    #[serde(default)]
+    pub others: Vec<OtherDevice>,
     /// The balloon, where the machine has one.
     pub balloon: Option<Balloon>,
     /// Memory backends that no device uses. None are told where the machine's manager makes and frees them.
     pub unused_backends: Vec<Backend>,
     /// NUMA nodes in ascending order with their present memory; one node where none were set up.
     pub nodes: Vec<Node>,
+}
+
+/// A memory device that Supple leaves alone, such as virtio-pmem or hv-balloon: no RAM of its account, but its place in the
+/// region of memory devices, and its part of the ceiling, are taken (hw/mem/memory-device.c, 7.2 and 10.0).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct OtherDevice {
+    /// What kind of device, in QEMU's word.
+    pub kind: String,
+    /// Where it begins.
+    pub addr: u64,
+    /// All that it may ever hold.
+    pub size: Bytes,
 }
 
 impl Memory {
@@ -221,8 +237,9 @@ impl Memory {
     /// What QEMU still accepts as further DIMMs, by the ceiling alone. A virtio-mem device counts with all it may
     /// ever hold (QEMU checks `maxmem` against its region; hw/mem/memory-device.c, 7.2 and 10.0).
     pub fn headroom(&self) -> Bytes {
-        let devices: Bytes =
-            self.dimms.iter().map(|d| d.size).chain(self.virtio_mem.iter().map(|v| v.max)).sum();
+        let dimms = self.dimms.iter().map(|d| d.size);
+        let virtio = self.virtio_mem.iter().map(|v| v.max);
+        let devices: Bytes = dimms.chain(virtio).chain(self.others.iter().map(|o| o.size)).sum();
         self.ceiling.saturating_sub(self.boot).saturating_sub(devices)
     }
 

@@ -193,7 +193,10 @@ impl Lot {
                 size: Bytes::mib(256).times((*size).min(*max)),
             })
             .collect();
-        let devices: Bytes = dimms.iter().map(|d| d.size).chain(virtio_mem.iter().map(|v| v.max)).sum();
+        let other = OtherDevice { kind: "virtio-pmem".into(), addr: 1024 * GIB, size: Bytes::gib(1) };
+        let others: Vec<OtherDevice> = self.boot.is_multiple_of(2).then_some(other).into_iter().collect();
+        let sizes = dimms.iter().map(|d| d.size).chain(virtio_mem.iter().map(|v| v.max));
+        let devices: Bytes = sizes.chain(others.iter().map(|o| o.size)).sum();
         let ram: Bytes = dimms.iter().filter(|d| d.kind == DimmKind::Dimm).map(|d| d.size).sum();
         let node = |id: u32| {
             let base = if id == 0 { boot } else { Bytes::ZERO };
@@ -225,6 +228,7 @@ impl Lot {
                 .collect(),
             dimms,
             virtio_mem,
+            others,
         }
     }
 

@@ -123,6 +123,7 @@ impl World {
                 sources: Vec::new(),
                 dimms: qemu.said_dimms(),
                 virtio_mem: qemu.said_virtio_mem(),
+                others: Vec::new(),
                 balloon: qemu.balloon_actual().map(|actual| Balloon { actual, stats: self.balloon_stats() }),
                 unused_backends: qemu
                     .spare_backends()

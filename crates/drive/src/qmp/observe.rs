@@ -114,7 +114,7 @@ pub(crate) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> R
         one_thread: replies::on_one_thread(&current.threads),
         filled: Vec::new(),
     };
-    let Devices { dimms, virtio_mem, .. } = devices;
+    let Devices { dimms, virtio_mem, others, .. } = devices;
     let mut memory = Memory {
         boot,
         ceiling,
@@ -124,6 +124,7 @@ pub(crate) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> R
         sources: sources.each,
         dimms,
         virtio_mem,
+        others,
         balloon,
         unused_backends,
         nodes: Vec::new(),

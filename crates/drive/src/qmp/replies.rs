@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use scale::observed::{
-    Dimm, DimmKind, HostPolicy, Manager, Node, Ost, Placement, VcpuProps, VcpuSlot, VcpuState, VirtioMem,
+    Dimm, DimmKind, HostPolicy, Manager, Node, Ost, OtherDevice, Placement, VcpuProps, VcpuSlot, VcpuState,
+    VirtioMem,
 };
 use scale::units::Bytes;
 use serde::Deserialize;
@@ -156,6 +157,7 @@ pub(super) struct Migration {
 pub(super) struct Devices {
     pub(super) dimms: Vec<Dimm>,
     pub(super) virtio_mem: Vec<VirtioMem>,
+    pub(super) others: Vec<OtherDevice>,
     /// The ids of all backends that they use, those of unknown kinds of devices included.
     pub(super) backends: BTreeSet<String>,
     /// virtio-mem devices, each with its backend.
@@ -202,12 +204,15 @@ pub(super) fn devices(list: Vec<MemoryDevice>, ospm: &[OspmStatus]) -> Result<De
                 devices.lenders.extend(memdev.map(|memdev| (device.id.clone(), memdev)));
                 devices.virtio_mem.push(device);
             }
-            // virtio-pmem, sgx-epc, hv-balloon and what is to come: no business of ours.
-            _ => {}
+            // It has a region of its own (hw/i386/sgx.c).
+            "sgx-epc" => {}
+            // virtio-pmem, hv-balloon and what is to come: no business of ours, but their places are taken.
+            _ => devices.others.extend(other(&kind, &data)),
         }
     }
     devices.dimms.sort_by_key(|dimm| dimm.slot);
     devices.virtio_mem.sort_by_key(|device| device.addr);
+    devices.others.sort_by_key(|device| device.addr);
     Ok(devices)
 }
 
@@ -226,6 +231,13 @@ fn dimm(data: Value, kind: DimmKind, ospm: &[OspmStatus]) -> Result<Dimm, Observ
         hotplugged: data.hotplugged,
         ost: word.and_then(OspmStatus::ost),
     })
+}
+
+/// A device of another kind, where it holds a place: an hv-balloon without memory of its own has none.
+fn other(kind: &str, data: &Value) -> Option<OtherDevice> {
+    let number = |key: &str| data.get(key).and_then(Value::as_u64);
+    let size = number("max-size").or_else(|| number("size")).filter(|size| *size > 0)?;
+    Some(OtherDevice { kind: shown(kind), addr: number("memaddr")?, size: Bytes::new(size) })
 }
 
 fn virtio_mem(data: Value) -> Result<VirtioMem, ObserveError> {

@@ -2,8 +2,8 @@
 
 use drive::{Hypervisor, ObserveError};
 use scale::observed::{
-    Accel, Backend, Backing, DimmKind, HostPolicy, Life, Node, Observed, Ost, Placement, VcpuProps,
-    VcpuState, Version,
+    Accel, Backend, Backing, DimmKind, HostPolicy, Life, Node, Observed, Ost, OtherDevice, Placement,
+    VcpuProps, VcpuState, Version,
 };
 use scale::units::Bytes;
 use serde_json::{Value, json};
@@ -159,6 +159,26 @@ async fn unknown_kinds_of_memory_devices_and_unknown_members_are_passed_over() {
         !memory.unused_backends.iter().any(|backend| backend.id == "supple-mem-1"),
         "an unknown device uses it"
     );
+    assert_eq!(memory.others, [], "neither says where it is");
+}
+
+#[tokio::test]
+async fn what_devices_of_other_kinds_hold_is_taken() {
+    // Written after hw/hyperv/hv-balloon.c (10.0): no host here starts one. The second has no memory of its own.
+    let devices = json!([
+        {"type": "hv-balloon", "data":
+            {"id": "hv", "memaddr": 8_u64 << 30, "memdev": "/objects/m", "max-size": 1 << 30}},
+        {"type": "hv-balloon", "data": {"id": "empty", "max-size": 0}},
+        {"type": "sgx-epc", "data": {"memaddr": 16_u64 << 30, "size": 1 << 26, "node": 0, "memdev": "/objects/e"}},
+        {"type": "virtio-pmem", "data":
+            {"id": "p", "memaddr": 4_u64 << 30, "size": 1 << 29, "memdev": "/objects/p"}}]);
+    let memory = seen(Table::recorded(Q35).with("query-memory-devices", devices)).await.memory;
+    let device = |kind: &str, gib: u64, size| OtherDevice { kind: kind.into(), addr: gib << 30, size };
+    assert_eq!(
+        memory.others,
+        [device("virtio-pmem", 4, Bytes::mib(512)), device("hv-balloon", 8, Bytes::gib(1))]
+    );
+    assert_eq!(memory.headroom(), memory.ceiling - memory.boot - Bytes::mib(1536));
 }
 
 #[tokio::test]

@@ -197,7 +197,9 @@ impl Auditor<'_> {
         let sticks = self.ledger.sticks.iter().filter_map(|s| s.addr.map(|a| (s.id.clone(), a, s.size)));
         let virtio =
             self.ledger.virtio_mem.iter().map(|v| (v.device.id.clone(), v.device.addr, v.device.max));
-        let met = sticks.chain(virtio).find(|(_, a, s)| addr < a.saturating_add(s.get()) && *a < end);
+        let others = self.seen.memory.others.iter().map(|o| (o.kind.clone(), o.addr, o.size));
+        let met =
+            sticks.chain(virtio).chain(others).find(|(_, a, s)| addr < a.saturating_add(s.get()) && *a < end);
         if let Some((other, ..)) = met {
             self.find(Kind::Address, format!("{id} at {addr:#x} meets '{other}'"));
         }
@@ -210,7 +212,7 @@ impl Auditor<'_> {
         self.require(held <= ceiling, Kind::Ceiling, || {
             format!("boot memory and memory devices come to {held}, the machine takes {ceiling}")
         });
-        let devices = self.ledger.sticks.len() + self.ledger.virtio_mem.len();
+        let devices = self.ledger.sticks.len() + self.ledger.virtio_mem.len() + memory.others.len();
         if let Some(most) = self.seen.host.vhost_regions {
             // Boot memory takes one region at least.
             let regions = devices as u64 + 1 + u64::from(self.limits.vhost_reserve);

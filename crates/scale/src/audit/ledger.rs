@@ -15,6 +15,8 @@ pub(super) struct Ledger {
     pub(super) sticks: Vec<Stick>,
     pub(super) backends: Vec<Spare>,
     pub(super) virtio_mem: Vec<Stretch>,
+    /// What memory devices of other kinds may hold.
+    pub(super) others: Bytes,
     /// What the balloon holds, where there is one.
     pub(super) ballooned: Option<Bytes>,
     pub(super) vcpus: Vec<Place>,
@@ -101,6 +103,7 @@ impl Ledger {
                 .map(|b| Spare { id: b.id.clone(), size: b.size, by: None, source: None })
                 .collect(),
             virtio_mem: memory.virtio_mem.iter().map(|v| Stretch::of(v, heard)).collect(),
+            others: memory.others.iter().map(|o| o.size).sum(),
             ballooned: memory.balloon.map(|b| (memory.boot + dimms).saturating_sub(b.actual)),
             vcpus: seen
                 .vcpus
@@ -151,7 +154,7 @@ impl Ledger {
     /// What QEMU counts against `maxmem`: all DIMMs, NVDIMMs too, and virtio-mem devices with their whole region.
     pub(super) fn against_ceiling(&self) -> Bytes {
         let sticks: Bytes = self.sticks.iter().map(|s| s.size).sum();
-        self.boot + sticks + self.virtio_mem.iter().map(|v| v.device.max).sum()
+        self.boot + sticks + self.others + self.virtio_mem.iter().map(|v| v.device.max).sum()
     }
 
     /// The DIMM of this id: the newest, where a broken plan makes two.

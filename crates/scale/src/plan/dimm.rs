@@ -172,7 +172,8 @@ fn bay(scene: &Scene<'_>, nodes: Vec<(u32, Bytes)>, delta: Delta) -> Bay {
 fn free_slots(scene: &Scene<'_>) -> i64 {
     let free = i64::try_from(place::open_slots(scene).len()).unwrap_or(i64::MAX);
     let memory = &scene.seen.memory;
-    let devices = i64::try_from(memory.dimms.len() + memory.virtio_mem.len()).unwrap_or(i64::MAX);
+    let devices =
+        i64::try_from(memory.dimms.len() + memory.virtio_mem.len() + memory.others.len()).unwrap_or(i64::MAX);
     let regions = scene.seen.host.vhost_regions.map(i64::from);
     let kept = devices.saturating_add(BOOT_REGIONS).saturating_add(i64::from(scene.limits.vhost_reserve));
     regions.map_or(free, |regions| free.min(regions.saturating_sub(kept)))

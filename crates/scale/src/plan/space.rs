@@ -30,7 +30,8 @@ impl Space {
         let memory = &seen.memory;
         let dimms = memory.dimms.iter().map(|d| d.addr..d.addr.saturating_add(d.size.get()));
         let virtio = memory.virtio_mem.iter().map(|v| v.addr..v.addr.saturating_add(v.max.get()));
-        Space::new(dimms.chain(virtio).collect(), region(seen), unit, memory.alignment)
+        let others = memory.others.iter().map(|o| o.addr..o.addr.saturating_add(o.size.get()));
+        Space::new(dimms.chain(virtio).chain(others).collect(), region(seen), unit, memory.alignment)
     }
 
     /// `taken` in a region that is believed only if all of it lies within.
