@@ -118,6 +118,8 @@ async fn a_machine_that_libvirt_is_at_work_on_is_refused_at_once() {
         refused.unwrap()
     });
     dumped.unwrap();
+    // QEMU stops the guest for as long as it dumps it (`dump_init`, 7.2 and 10.0).
+    play.stage.watch_anew();
     assert!(refused.contains("a memory dump") && refused.contains("domjobinfo"), "{refused}");
     assert_eq!(play.stage.plugged().await, before);
     play.proven(&to(GROWN)).await;

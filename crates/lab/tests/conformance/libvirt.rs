@@ -28,6 +28,11 @@ impl Libvirt {
         Self { guest, service, libvirtd }
     }
 
+    /// Watches the guest's service from now on, after something that has the guest stand still.
+    pub(crate) fn watch_anew(&mut self) {
+        self.service = self.guest.watch_service();
+    }
+
     /// Ends the domain and starts it by its definition.
     pub(crate) async fn start_anew(&mut self) {
         self.guest.start_anew().await.unwrap();
