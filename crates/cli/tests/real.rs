@@ -222,9 +222,15 @@ async fn a_doctor_tells_what_the_next_start_of_a_domain_would_have() {
     };
 
     let host = json(&[]);
-    for subject in ["memory-by-dimm", "memory-by-virtio-mem", "vcpu-hot-plug", "free-page-reporting"] {
-        let found = finding(&host, subject)["found"].as_str().unwrap();
-        assert!(found.contains("with libvirt too"), "{subject}: {found}");
+    let qemu = finding(&host, "qemu");
+    if qemu["severity"] == "missing" {
+        // This machine has no QEMU but the lab's, of which a doctor knows nothing.
+        assert!(qemu["mend"]["text"].is_string(), "{qemu}");
+    } else {
+        for subject in ["memory-by-dimm", "memory-by-virtio-mem", "vcpu-hot-plug", "free-page-reporting"] {
+            let found = finding(&host, subject)["found"].as_str().unwrap();
+            assert!(found.contains("with libvirt too"), "{subject}: {found}");
+        }
     }
 
     let asleep = doctor(&["asleep"]);
