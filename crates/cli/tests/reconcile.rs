@@ -81,6 +81,8 @@ async fn a_vcpu_that_has_left_is_missed_by_neither_side() {
     assert_eq!(status, 0, "nothing is apart, so nobody need agree: {out}{err}");
     let next = libvirtd.virsh(&["vcpucount", "web1", "--current", "--config"]).await.unwrap();
     assert_eq!(next, "1");
-    let (status, out, _) = supple(&libvirtd, &state, "apply web1 --vcpus 2 --yes");
-    assert!(status == 0 || out.contains("restart libvirt's daemon"), "{out}");
+    // It comes back, or it is said what must be started anew before: QEMU 7.2 would die, a newer one's libvirt refuses.
+    let (status, out, err) = supple(&libvirtd, &state, "apply web1 --vcpus 2 --yes");
+    let told = ["stop and start the machine", "restart libvirt's daemon"];
+    assert!(status == 0 || told.iter().any(|way| format!("{out}{err}").contains(way)), "{out}{err}");
 }
