@@ -29,6 +29,7 @@ use crate::libvirt::Libvirt;
 use crate::machine::{Process, end};
 use crate::recipe::{Generation, Parts, Recipe};
 use crate::spawn::spawn;
+use crate::wire::Tools;
 
 const SCRIPT: &str = include_str!("libvirtd/start.sh");
 
@@ -115,11 +116,15 @@ impl Libvirtd {
                 Generation::System => Libvirt::system(&cache)?,
                 Generation::Backports => Libvirt::backports(&cache)?,
             };
-            anyhow::Ok((libvirt, Parts::find(&cache, generation)?, cache))
+            anyhow::Ok((libvirt, Parts::find(&cache, generation)?, Tools::find(&cache)?, cache))
         });
-        let (libvirt, parts, cache) = found.await??;
+        let (libvirt, parts, tools, cache) = found.await??;
         let dir = tempfile::Builder::new().prefix("supple-lab-").tempdir()?;
         let log = File::create(dir.path().join("start.log"))?;
+        // libvirt runs it to limit a NIC's traffic.
+        let lent = dir.path().join("bin");
+        fs::create_dir(&lent)?;
+        tools.lend("tc", &lent)?;
         let mut command = namespaces()?;
         command.args(["sh", "-c", SCRIPT]).envs(lay_out(
             dir.path(),

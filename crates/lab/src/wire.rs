@@ -8,9 +8,10 @@
 //! Nothing of it is seen in the machine's own network, and the kernel ends it with the test's process. It will not limit
 //! anything: that is what is tested.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Read;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -161,6 +162,21 @@ impl Tools {
         let dirs = library_dirs(tree);
         command.env("LD_LIBRARY_PATH", std::env::join_paths(dirs).expect("the cache's path holds no colon"));
         command
+    }
+
+    /// Lets those find a program in `dir` that look it up by its name alone. Nothing where the machine has it.
+    pub(crate) fn lend(&self, program: &str, dir: &Path) -> Result<()> {
+        if self.tree.is_none() {
+            return Ok(());
+        }
+        let command = self.command(program);
+        let variables = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        let variables: String =
+            variables.map(|(name, value)| format!("{}='{}' ", name.display(), value.display())).collect();
+        let path = dir.join(program);
+        let text = format!("#!/bin/sh\n{variables}exec '{}' \"$@\"\n", command.get_program().display());
+        fs::write(&path, text)?;
+        Ok(fs::set_permissions(&path, Permissions::from_mode(0o755))?)
     }
 
     /// Runs `ip` or `tc` with words divided by spaces, and gives what it printed.

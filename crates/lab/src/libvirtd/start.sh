@@ -35,6 +35,9 @@ mount --bind "$DIR/log" /var/log
 mount --bind "$CAPS" /var/cache
 mount --bind "$DIR/run" /run
 
+# What this machine lacks and libvirtd runs.
+export PATH="$DIR/bin:$PATH"
+
 # Only QEMU's driver: the others look at the host's devices and networks.
 ln -s /usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so "$DIR/drivers/"
 export LIBVIRT_DRIVER_DIR="$DIR/drivers"
