@@ -245,8 +245,9 @@ impl Memory {
 
     /// Slot numbers that hold no device, ascending.
     pub fn free_slots(&self) -> Vec<u32> {
-        let used: BTreeSet<u32> = self.dimms.iter().map(|d| d.slot).collect();
-        (0..self.slots).filter(|slot| !used.contains(slot)).collect()
+        let mut used: Vec<u32> = self.dimms.iter().map(|d| d.slot).collect();
+        used.sort_unstable();
+        (0..self.slots).filter(|slot| used.binary_search(slot).is_err()).collect()
     }
 }
 

@@ -56,7 +56,8 @@ impl Part {
     async fn rows(self, supple: &Path) -> Result<Vec<Row>> {
         match self {
             Part::Qmp => {
-                let mut rows = vec![startup(supple)?, planning::planning()];
+                let mut rows = vec![startup(supple)?];
+                rows.extend(planning::planning());
                 rows.extend(on_guests(supple).await?);
                 Ok(rows)
             }

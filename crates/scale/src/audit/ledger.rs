@@ -2,12 +2,13 @@
 
 use crate::limits::Limits;
 use crate::observed::{
-    Backing, Dimm, DimmKind, Disk, GuestFacts, MemInfo, Observed, Placement, VcpuProps, VcpuState, VirtioMem,
-    blocks_of,
+    Backing, Dimm, DimmKind, Disk, GuestFacts, MemBlock, MemInfo, Observed, Placement, VcpuProps, VcpuState,
+    VirtioMem, blocks_of,
 };
 use crate::plan::Sizes;
 use crate::setting::Setting;
 use crate::units::Bytes;
+use std::ops::Range;
 
 /// The machine as the steps so far would have left it.
 pub(super) struct Ledger {
@@ -91,18 +92,19 @@ impl Place {
 impl Ledger {
     pub(super) fn open(seen: &Observed, limits: &Limits) -> Ledger {
         let memory = &seen.memory;
-        let heard = seen.guest.heard();
+        let shown = seen.guest.heard().and_then(Shown::by);
+        let shown = shown.as_ref();
         let info = guest_figures(seen, limits);
         let dimms: Bytes = memory.dimms.iter().filter(|d| d.kind == DimmKind::Dimm).map(|d| d.size).sum();
         Ledger {
             boot: memory.boot,
-            sticks: memory.dimms.iter().map(|d| Stick::of(d, heard)).collect(),
+            sticks: memory.dimms.iter().map(|d| Stick::of(d, shown)).collect(),
             backends: memory
                 .unused_backends
                 .iter()
                 .map(|b| Spare { id: b.id.clone(), size: b.size, by: None, source: None })
                 .collect(),
-            virtio_mem: memory.virtio_mem.iter().map(|v| Stretch::of(v, heard)).collect(),
+            virtio_mem: memory.virtio_mem.iter().map(|v| Stretch::of(v, shown)).collect(),
             others: memory.others.iter().map(|o| o.size).sum(),
             ballooned: memory.balloon.map(|b| (memory.boot + dimms).saturating_sub(b.actual)),
             vcpus: seen
@@ -185,7 +187,7 @@ impl Ledger {
 }
 
 impl Stick {
-    fn of(dimm: &Dimm, heard: Option<&GuestFacts>) -> Stick {
+    fn of(dimm: &Dimm, shown: Option<&Shown>) -> Stick {
         Stick {
             id: dimm.id.clone(),
             memdev: dimm.memdev.clone(),
@@ -196,36 +198,55 @@ impl Stick {
             addr: Some(dimm.addr),
             in_use: match dimm.kind {
                 DimmKind::Nvdimm => Bytes::ZERO,
-                DimmKind::Dimm => in_use(heard, dimm.addr, dimm.size, dimm.size),
+                DimmKind::Dimm => in_use(shown, dimm.addr, dimm.size, dimm.size),
             },
             unused_by: None,
-            hidden: is_hidden(heard, dimm),
+            hidden: is_hidden(shown, dimm),
             unshown_by: None,
         }
     }
 }
 
 impl Stretch {
-    fn of(device: &VirtioMem, heard: Option<&GuestFacts>) -> Stretch {
-        Stretch { device: device.clone(), in_use: in_use(heard, device.addr, device.max, device.size) }
+    fn of(device: &VirtioMem, shown: Option<&Shown>) -> Stretch {
+        Stretch { device: device.clone(), in_use: in_use(shown, device.addr, device.max, device.size) }
+    }
+}
+
+/// The guest's memory blocks, ascending.
+struct Shown {
+    block: Bytes,
+    blocks: Vec<MemBlock>,
+}
+
+impl Shown {
+    fn by(guest: &GuestFacts) -> Option<Shown> {
+        let block = guest.block?;
+        let mut blocks = guest.blocks.clone();
+        blocks.sort_by_key(|b| b.index);
+        Some(Shown { block, blocks })
+    }
+
+    fn within(&self, range: &Range<u64>) -> &[MemBlock] {
+        let behind = &self.blocks[self.blocks.partition_point(|b| b.index < range.start)..];
+        &behind[..behind.partition_point(|b| b.index < range.end)]
     }
 }
 
 /// How much of `size` bytes, somewhere in the range of `span` bytes from `addr`, the guest has online; all, where it
 /// does not tell.
-fn in_use(heard: Option<&GuestFacts>, addr: u64, span: Bytes, size: Bytes) -> Bytes {
-    let Some((facts, block)) = heard.and_then(|h| h.block.map(|b| (h, b))) else { return size };
-    let range = blocks_of(addr, span, block);
-    let online = facts.blocks.iter().filter(|b| range.contains(&b.index) && b.online).count();
-    block.times(online as u64).min(size)
+fn in_use(shown: Option<&Shown>, addr: u64, span: Bytes, size: Bytes) -> Bytes {
+    let Some(shown) = shown else { return size };
+    let blocks = shown.within(&blocks_of(addr, span, shown.block));
+    let online = blocks.iter().filter(|b| b.online).count();
+    shown.block.times(online as u64).min(size)
 }
 
 /// False where the guest shows every block of the DIMM.
-fn is_hidden(heard: Option<&GuestFacts>, dimm: &Dimm) -> bool {
-    let Some((facts, block)) = heard.and_then(|h| h.block.map(|b| (h, b))) else { return true };
-    let range = blocks_of(dimm.addr, dimm.size, block);
-    let shown = facts.blocks.iter().filter(|b| range.contains(&b.index)).count() as u64;
-    shown < range.end - range.start
+fn is_hidden(shown: Option<&Shown>, dimm: &Dimm) -> bool {
+    let Some(shown) = shown else { return true };
+    let range = blocks_of(dimm.addr, dimm.size, shown.block);
+    (shown.within(&range).len() as u64) < range.end - range.start
 }
 
 /// The guest's own figures: from the agent, else from a balloon driver that answered lately.

@@ -30,8 +30,8 @@ pub(super) fn memory(scene: &Scene<'_>, parts: &[Part]) -> Part {
         let range = dimm.blocks(footing.block);
         let shown = footing.blocks_in(&range);
         let all = shown.len() as u64 == range.end - range.start && shown.iter().all(|b| b.online);
-        let stays = !touched.contains(dimm.id.as_str()) && !leaving.contains(&dimm.id.as_str());
-        if all || !stays || !dimm.fits_blocks(footing.block) {
+        let stays = || !touched.contains(dimm.id.as_str()) && !leaving.contains(&dimm.id.as_str());
+        if all || !stays() || !dimm.fits_blocks(footing.block) {
             continue;
         }
         let is_hidden = (shown.len() as u64) < range.end - range.start;

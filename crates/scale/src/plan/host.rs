@@ -7,7 +7,7 @@
 use super::dimm::exact;
 use super::make::{Part, Scene};
 use super::{Act, Obstacle, When};
-use crate::observed::{Backing, Manager, Placement};
+use crate::observed::{Backing, Manager, Memory, Placement};
 use crate::units::Bytes;
 
 /// What the host needs beside the guest's new memory: page tables and QEMU's own books, about 1/256 of it.
@@ -78,9 +78,8 @@ impl Demand {
     fn of(scene: &Scene<'_>, part: &Part) -> Demand {
         let memory = &scene.seen.memory;
         let mut demand = Demand::default();
-        // Backends that are there or made here: what each holds, and of which memory.
-        let mut backends: Vec<(&str, Bytes, (Backing, Placement))> =
-            memory.dimms.iter().map(|d| (d.memdev.as_str(), d.size, memory.source_of_node(d.node))).collect();
+        // Backends that are made here: what each holds, and of which memory.
+        let mut made: Vec<(&str, Bytes, (Backing, Placement))> = Vec::new();
         let mut held: Vec<(&str, Bytes)> =
             memory.virtio_mem.iter().map(|v| (v.id.as_str(), v.size)).collect();
         let by_libvirt = scene.seen.machine.manager == Manager::Libvirt;
@@ -89,13 +88,13 @@ impl Demand {
                 Act::CreateBackend { memdev, size, backing, placement } => {
                     let source = (backing.clone(), placement.clone());
                     demand.take(&source, *size);
-                    backends.push((memdev, *size, source));
+                    made.push((memdev, *size, source));
                 }
                 Act::PlugDimm { brings: Some(size), node, .. } => {
                     demand.take(&memory.source_of_node(*node), *size);
                 }
-                Act::UnplugDimm { memdev, .. } if by_libvirt => demand.free(&backends, memdev),
-                Act::DeleteBackend { memdev } => demand.free(&backends, memdev),
+                Act::UnplugDimm { memdev, .. } if by_libvirt => demand.free(&made, memory, memdev),
+                Act::DeleteBackend { memdev } => demand.free(&made, memory, memdev),
                 Act::ResizeVirtioMem { id, to, .. } => {
                     let held = held.iter_mut().find(|(of, _)| of == id);
                     if let (Some((_, held)), Some(source)) = (held, memory.source_of_device(id)) {
@@ -140,9 +139,12 @@ impl Demand {
         }
     }
 
-    fn free(&mut self, backends: &[(&str, Bytes, (Backing, Placement))], memdev: &str) {
-        if let Some((_, size, source)) = backends.iter().rev().find(|(id, ..)| *id == memdev) {
+    /// A backend goes that a part has made, or that a DIMM had.
+    fn free(&mut self, made: &[(&str, Bytes, (Backing, Placement))], memory: &Memory, memdev: &str) {
+        if let Some((_, size, source)) = made.iter().rev().find(|(id, ..)| *id == memdev) {
             self.give(source, *size);
+        } else if let Some(dimm) = memory.dimms.iter().find(|dimm| dimm.memdev == memdev) {
+            self.give(&memory.source_of_node(dimm.node), dimm.size);
         }
     }
 

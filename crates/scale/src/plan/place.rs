@@ -62,7 +62,10 @@ pub(super) fn steps(scene: &Scene<'_>, layout: &Layout, hotplugged: Bytes) -> Re
 struct Place<'a> {
     scene: &'a Scene<'a>,
     slots: BTreeSet<u32>,
-    taken: BTreeSet<&'a str>,
+    /// What the names of new devices and of their backends are, but for the number.
+    stems: [String; 2],
+    /// Numbers that are in such names already.
+    taken: BTreeSet<u32>,
     next: u32,
     zones: Zones<'a>,
     kernel_free: Bytes,
@@ -75,10 +78,19 @@ impl<'a> Place<'a> {
         let devices = memory.dimms.iter().flat_map(|d| [d.id.as_str(), d.memdev.as_str()]);
         let backends = memory.unused_backends.iter().map(|b| b.id.as_str());
         let pending = scene.seen.pending.iter().map(|p| p.device.id());
+        let device = format!("{}dimm", own_prefix(scene.seen.machine.manager));
+        let backend = match scene.seen.machine.manager {
+            Manager::Nobody => format!("{OWN_PREFIX}mem"),
+            Manager::Libvirt => format!("mem{device}"),
+        };
+        let stems = [device, backend];
+        let number =
+            |name: &str| stems.iter().find_map(|stem| name.strip_prefix(stem.as_str())?.parse().ok());
         Place {
             scene,
             slots: open_slots(scene).into_iter().collect(),
-            taken: devices.chain(backends).chain(pending).collect(),
+            taken: devices.chain(backends).chain(pending).filter_map(number).collect(),
+            stems,
             next: 0,
             zones: Zones::new(scene, hotplugged),
             kernel_free: scene.footing.kernel_free.unwrap_or(memory.boot.per(8)),
@@ -242,19 +254,10 @@ impl<'a> Place<'a> {
 
     /// The lowest number that no device, backend or pending removal has.
     fn fresh_ids(&mut self) -> (String, String) {
-        loop {
-            let number = self.next;
-            self.next += 1;
-            let manager = self.scene.seen.machine.manager;
-            let id = format!("{}dimm{number}", own_prefix(manager));
-            let memdev = match manager {
-                Manager::Nobody => format!("{OWN_PREFIX}mem{number}"),
-                Manager::Libvirt => format!("mem{id}"),
-            };
-            if !self.taken.contains(id.as_str()) && !self.taken.contains(memdev.as_str()) {
-                return (id, memdev);
-            }
-        }
+        let number = (self.next..).find(|number| !self.taken.contains(number)).expect("endless");
+        self.next = number + 1;
+        let [device, backend] = &self.stems;
+        (format!("{device}{number}"), format!("{backend}{number}"))
     }
 
     fn notes(&self, layout: &Layout) -> Vec<String> {
