@@ -97,6 +97,12 @@ impl DomainGuest {
         Ok(())
     }
 
+    /// What a failed test shows: the ends of what the guest's console and its QEMU said, and what libvirtd warned of.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        last_words(&self.daemon, &self.name)
+    }
+
     /// What QEMU answers to a question, put through libvirt.
     ///
     /// # Errors
@@ -121,7 +127,7 @@ impl Deref for DomainGuest {
 impl Drop for DomainGuest {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("{}", inside::last_words(&self.daemon.guest_dir(&self.name)));
+            eprintln!("{}", self.last_words());
         }
         self.daemon.destroy(&self.name);
     }
@@ -136,7 +142,7 @@ async fn started(daemon: &Daemon, name: &str, agent: bool) -> Result<Inside> {
     match up(daemon, name, agent).await {
         Ok(inside) => Ok(inside),
         Err(error) => {
-            let said = inside::last_words(&dir);
+            let said = last_words(daemon, name);
             daemon.destroy(name);
             Err(anyhow!("{error:#}\n{said}"))
         }
@@ -159,6 +165,11 @@ async fn up(daemon: &Daemon, name: &str, agent: bool) -> Result<Inside> {
     let serves = async || Ok(inside::serves(http).await.then_some(()));
     eventually("the guest answers on the network", BOOT, serves).await?;
     Inside::enter(&dir, http).await
+}
+
+fn last_words(daemon: &Daemon, name: &str) -> String {
+    let guest = inside::last_words(&daemon.guest_dir(name));
+    format!("{guest}\nits QEMU ended with:\n{}\nlibvirtd said:\n{}", daemon.words_of_qemu(name), daemon.log())
 }
 
 async fn forwarded(daemon: &Daemon, name: &str) -> Result<SocketAddr> {

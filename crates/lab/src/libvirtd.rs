@@ -25,6 +25,7 @@ use crate::apt::run;
 use crate::cache::{Cache, key};
 use crate::domain_guest::DomainGuest;
 use crate::eventually::eventually;
+use crate::inside;
 use crate::libvirt::Libvirt;
 use crate::machine::{Process, end};
 use crate::recipe::{Generation, Parts, Recipe};
@@ -286,7 +287,12 @@ impl Daemon {
         daemon.context("libvirtd is not there")
     }
 
-    fn log(&self) -> String {
+    /// The end of a domain's log, in which its QEMU says why it dies. A libvirtd in session mode keeps it elsewhere.
+    pub(crate) fn words_of_qemu(&self, name: &str) -> String {
+        inside::tail(&self.dir.path().join(format!("log/libvirt/qemu/{name}.log")))
+    }
+
+    pub(crate) fn log(&self) -> String {
         let read = |name: &str| fs::read(self.dir.path().join(name)).unwrap_or_default();
         let (start, daemon) = (read("start.log"), read("libvirtd.log"));
         format!("{}{}", String::from_utf8_lossy(&start), String::from_utf8_lossy(&daemon))

@@ -55,9 +55,13 @@ fn a_newer_libvirt_keeps_the_limit_of_a_nic_and_nothing_beside_it_is_wiped() {
 }
 
 async fn keeps(generation: Generation) -> Result<()> {
-    let tools = Tools::find(&Cache::open()?)?;
     let libvirtd = Libvirtd::of(generation).await?;
-    let _guest = libvirtd.boot("web1", &Recipe::q35().tap(MAC)).await?;
+    let guest = libvirtd.boot("web1", &Recipe::q35().tap(MAC)).await?;
+    keeps_on(&libvirtd).await.with_context(|| guest.last_words())
+}
+
+async fn keeps_on(libvirtd: &Libvirtd) -> Result<()> {
+    let tools = Tools::find(&Cache::open()?)?;
     let kept = Kept::find(&libvirtd.connect_uri(), "web1", &Limits::default()).await?;
     let mut machine = LibvirtMachine::of(&kept, &Limits::default()).await?;
 
