@@ -205,6 +205,8 @@ impl File {
                 Setting::NicRate { nic, rate } => {
                     file.nic.insert(nic, words::nic_rate(&rate));
                 }
+                // They follow the machine's memory and are not asked for.
+                Setting::Memory { .. } | Setting::Locked { .. } => {}
                 Setting::IpRate { nic, ip, rate } => {
                     file.ip.insert(format!("{ip}@{nic}"), words::nic_rate(&rate));
                 }

@@ -2,6 +2,7 @@
 //! process, another PID namespace, another kernel) is absent, never guessed. Nothing is changed.
 
 mod pools;
+pub(crate) mod limits;
 
 pub use pools::{pools, usual_huge_page};
 
@@ -27,8 +28,13 @@ pub fn look(pid: Option<u32>) -> Host {
     Host {
         qemu_pid: pid,
         available: text(Path::new("/proc/meminfo")).and_then(|text| kib_line(&text, "MemAvailable")),
-        cgroup_headroom: of_pid("cgroup")
-            .and_then(|text| cgroup_headroom(Path::new("/sys/fs/cgroup"), &text)),
+        cgroup_headroom: pid.and_then(|pid| {
+            let levels = limits::levels_of(pid).into_iter().map(|level| level.headroom);
+            levels.min()
+        }),
+        memory_limit: None,
+        locks: false,
+        lock_limit: None,
         vhost_regions: vhost.then(|| {
             let told = text(Path::new("/sys/module/vhost/parameters/max_mem_regions"));
             told.and_then(|text| text.trim().parse().ok()).unwrap_or(VHOST_REGIONS)
@@ -125,45 +131,6 @@ pub(crate) fn memlock(limits: &str) -> Option<Bytes> {
     values.split_whitespace().next()?.parse().ok().map(Bytes::new)
 }
 
-/// What the memory controllers above a process still let it take: the least over all levels. Page cache that the
-/// kernel would give back first (`inactive_file`) counts as free. `membership` is `/proc/PID/cgroup`, `root` the
-/// mount of the cgroup file systems; both versions of cgroups are known.
-fn cgroup_headroom(root: &Path, membership: &str) -> Option<Bytes> {
-    let v1 = membership.lines().find_map(|line| {
-        let mut parts = line.splitn(3, ':').skip(1);
-        parts.next()?.split(',').any(|controller| controller == "memory").then(|| parts.next())?
-    });
-    match v1 {
-        Some(path) => least(&root.join("memory"), path, |level| {
-            headroom(level, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        }),
-        None => {
-            let path = membership.lines().find_map(|line| line.strip_prefix("0::"))?;
-            least(root, path, |level| headroom(level, "memory.max", "memory.current", "inactive_file"))
-        }
-    }
-}
-
-/// The least that any level from `path` up to the root gives.
-fn least(root: &Path, path: &str, at: impl Fn(&Path) -> Option<Bytes>) -> Option<Bytes> {
-    let below = Path::new(path.trim_start_matches('/'));
-    if below.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
-        // Outside of our cgroup namespace: not visible here.
-        return None;
-    }
-    below.ancestors().filter_map(|level| at(&root.join(level))).min()
-}
-
-fn headroom(level: &Path, limit: &str, used: &str, cache: &str) -> Option<Bytes> {
-    let number = |name: &str| text(&level.join(name))?.trim().parse::<u64>().ok();
-    // Version 2 writes `max` for no limit; version 1 the greatest number of pages (mm/page_counter.c).
-    let limit = number(limit).filter(|limit| *limit < i64::MAX as u64 / 2)?;
-    let stat = text(&level.join("memory.stat")).unwrap_or_default();
-    let cache = stat.lines().find_map(|line| line.strip_prefix(cache)?.trim().parse::<u64>().ok());
-    let used = number(used)?.saturating_sub(cache.unwrap_or(0));
-    Some(Bytes::new(limit.saturating_sub(used)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,50 +143,6 @@ mod tests {
         assert_eq!(started_by(&stat("a) S 1 (b")), Some(4242));
         assert_eq!(started_by("42 qemu S 1"), None);
         assert!(started(std::process::id()).is_some_and(|ticks| ticks > 0));
-    }
-
-    fn write(root: &Path, files: &[(&str, &str)]) {
-        for (path, content) in files {
-            let path = root.join(path);
-            fs::create_dir_all(path.parent().expect("a folder")).expect("made");
-            fs::write(path, content).expect("written");
-        }
-    }
-
-    #[test]
-    fn the_tightest_level_of_a_cgroup_decides_and_cache_is_not_use() {
-        let root = tempfile::tempdir().expect("a folder");
-        write(
-            root.path(),
-            &[
-                ("vm.slice/memory.max", "1000000\n"),
-                ("vm.slice/memory.current", "900000\n"),
-                ("vm.slice/memory.stat", "anon 500000\ninactive_file 300000\n"),
-                ("vm.slice/web1/memory.max", "max\n"),
-                ("vm.slice/web1/memory.current", "700000\n"),
-            ],
-        );
-        assert_eq!(cgroup_headroom(root.path(), "0::/vm.slice/web1\n"), Some(Bytes::new(400_000)));
-        assert_eq!(cgroup_headroom(root.path(), "0::/elsewhere\n"), None);
-        assert_eq!(cgroup_headroom(root.path(), "0::/../../vm.slice\n"), None);
-    }
-
-    #[test]
-    fn version_1_of_cgroups_is_read_too_and_its_huge_limit_is_none() {
-        let root = tempfile::tempdir().expect("a folder");
-        write(
-            root.path(),
-            &[
-                ("memory/vm/memory.limit_in_bytes", "5000\n"),
-                ("memory/vm/memory.usage_in_bytes", "2000\n"),
-                ("memory/vm/memory.stat", "inactive_file 9\ntotal_inactive_file 500\n"),
-                ("memory/memory.limit_in_bytes", "9223372036854771712\n"),
-                ("memory/memory.usage_in_bytes", "77\n"),
-            ],
-        );
-        let membership = "5:cpu,cpuacct:/vm\n4:memory:/vm\n0::/\n";
-        assert_eq!(cgroup_headroom(root.path(), membership), Some(Bytes::new(3500)));
-        assert_eq!(cgroup_headroom(root.path(), "4:memory:/\n"), None);
     }
 
     #[test]

@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use scale::setting::{CpuPower, Millicpus, Setting, Weight};
 
 use crate::ApplyError;
-use groups::{Mount, is_alone, number, unread};
+use groups::{Mount, number, unread};
 
 mod groups;
 
-pub(crate) use groups::Version;
+pub(crate) use groups::{Version, is_alone};
 pub use groups::{Files, HostFiles};
 
 /// The period of a limit, in microseconds: the kernel's own.

@@ -133,6 +133,7 @@ pub fn audit(plan: &Plan, seen: &Observed, limits: &Limits) -> Vec<Finding> {
         made: Bytes::ZERO,
         freed: Bytes::ZERO,
         wells: Vec::new(),
+        held: 0,
     };
     auditor.frame();
     for (index, step) in plan.steps.iter().enumerate() {
@@ -161,6 +162,8 @@ struct Auditor<'a> {
     freed: Bytes,
     /// The same for each kind of memory and set of the host's nodes.
     wells: Vec<host::Well>,
+    /// What QEMU holds more than at the start.
+    held: i128,
 }
 
 impl Auditor<'_> {
@@ -298,6 +301,7 @@ impl Auditor<'_> {
             self.require(there, Kind::NotAsAsked, || format!("the plan does not lead to {setting}"));
         }
         self.leftovers();
+        self.limits_are_back();
     }
 
     /// Takes memory from the guest, which keeps what it uses and a margin.

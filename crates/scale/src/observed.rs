@@ -89,7 +89,8 @@ impl Observed {
         self.nics.known().map_or(&[], Vec::as_slice)
     }
 
-    /// Every limit that is known, free ones included: CPU power, disks, NICs, and then addresses.
+    /// Every limit that is known, free ones included: CPU power, disks, NICs, addresses, and those that move with the
+    /// machine's memory.
     pub fn settings(&self) -> Vec<Setting> {
         let power = self.power.known().map(|power| Setting::CpuPower(*power));
         let disks = self.disks().iter().filter_map(|disk| {
@@ -104,7 +105,8 @@ impl Observed {
             let ips = nic.ips.known().map_or(&[][..], Vec::as_slice);
             ips.iter().map(|of| Setting::IpRate { nic: nic.name.clone(), ip: of.ip, rate: of.rate })
         });
-        power.into_iter().chain(disks).chain(nics).chain(ips).collect()
+        let moving = self.host.moving_limits();
+        power.into_iter().chain(disks).chain(nics).chain(ips).chain(moving).collect()
     }
 }
 
@@ -539,19 +541,39 @@ pub struct Host {
     pub qemu_pid: Option<u32>,
     /// MemAvailable of the host.
     pub available: Option<Bytes>,
-    /// What the QEMU process's cgroup still lets it take, where it has a limit.
+    /// What the QEMU process's cgroups still let it take, where they have limits; `memory_limit` is none of them.
     pub cgroup_headroom: Option<Bytes>,
+    /// The limit of what QEMU may hold, where it holds QEMU alone and can be set: it moves with the machine's memory.
+    #[serde(default)]
+    pub memory_limit: Option<Bytes>,
     /// How many memory regions a vhost backend of this QEMU can map, where QEMU uses the kernel's vhost
     /// (`/sys/module/vhost/parameters/max_mem_regions`).
     pub vhost_regions: Option<u32>,
     /// True where the QEMU process holds a VFIO device: plugged memory is pinned then.
     pub vfio: bool,
+    /// True where QEMU locks all of the guest's memory (`-overcommit mem-lock=on`).
+    #[serde(default)]
+    pub locks: bool,
     /// How much more the QEMU process may lock (RLIMIT_MEMLOCK), where limited.
     pub memlock_headroom: Option<Bytes>,
+    /// That limit, where it can be set from here and nobody else sees to it: it moves with the machine's memory.
+    #[serde(default)]
+    pub lock_limit: Option<Bytes>,
     /// What is left of the memory that the guest's is made of: huge pages of its sizes, on each node of the host and in
     /// all, and ordinary memory of each node. Empty where it is not known.
     #[serde(default)]
     pub pools: Vec<MemoryPool>,
+}
+
+impl Host {
+    /// The limits that move with the machine's memory. Under libvirt only the first: libvirt itself raises what may be
+    /// locked before it plugs memory beside a VFIO device (`qemuDomainAdjustMaxMemLock`, 9.0 and 11.3).
+    pub fn moving_limits(&self) -> Vec<Setting> {
+        let memory = self.memory_limit.map(|most| Setting::Memory { most });
+        let pins = self.vfio || self.locks;
+        let locked = self.lock_limit.filter(|_| pins).map(|most| Setting::Locked { most });
+        memory.into_iter().chain(locked).collect()
+    }
 }
 
 /// A removal that was asked of the guest and is neither done nor refused. It has no cancel: the guest may still

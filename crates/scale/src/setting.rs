@@ -1,4 +1,5 @@
-//! Limits of one machine that are set and read back: CPU power, disk I/O, and the traffic of NICs and IP addresses.
+//! Limits of one machine that are set and read back: CPU power, disk I/O, the traffic of NICs and IP addresses, and
+//! what QEMU may hold and lock of the host's memory.
 //!
 //! A [`Setting`] is always a complete value: whoever applies it writes every field, so that setting one part never
 //! resets another behind the reader's back. What is said on the command line is read in [`crate::words`]; what a
@@ -12,6 +13,7 @@ pub use io::{Burst, DiskIo, Iops, Throttle, Throttles};
 pub use power::{CpuPower, Millicpus, Weight};
 pub use rate::{BitRate, NicRate, Rate};
 
+use crate::units::Bytes;
 use core::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -45,6 +47,17 @@ pub enum Setting {
         /// The limits.
         rate: NicRate,
     },
+    /// How much of the host's memory the machine's QEMU may hold: libvirt's `hard_limit`, or the limit of the control
+    /// group that QEMU has to itself.
+    Memory {
+        /// The limit.
+        most: Bytes,
+    },
+    /// How much memory the machine's QEMU may lock (RLIMIT_MEMLOCK).
+    Locked {
+        /// The limit.
+        most: Bytes,
+    },
 }
 
 /// Which limit, without its value.
@@ -70,9 +83,36 @@ pub enum SettingName {
         /// The address.
         ip: IpAddr,
     },
+    /// What QEMU may hold.
+    Memory,
+    /// What QEMU may lock.
+    Locked,
 }
 
 impl Setting {
+    /// The size that this limits something to, where that is all that it says.
+    pub fn bytes(&self) -> Option<Bytes> {
+        match self {
+            Setting::Memory { most } | Setting::Locked { most } => Some(*most),
+            Setting::CpuPower(_)
+            | Setting::DiskIo { .. }
+            | Setting::NicRate { .. }
+            | Setting::IpRate { .. } => None,
+        }
+    }
+
+    /// The same limit of another size, where a size is all that it says.
+    pub fn with_bytes(&self, most: Bytes) -> Option<Setting> {
+        match self {
+            Setting::Memory { .. } => Some(Setting::Memory { most }),
+            Setting::Locked { .. } => Some(Setting::Locked { most }),
+            Setting::CpuPower(_)
+            | Setting::DiskIo { .. }
+            | Setting::NicRate { .. }
+            | Setting::IpRate { .. } => None,
+        }
+    }
+
     /// Which limit this is.
     pub fn name(&self) -> SettingName {
         match self {
@@ -80,6 +120,8 @@ impl Setting {
             Setting::DiskIo { disk, .. } => SettingName::DiskIo { disk: disk.clone() },
             Setting::NicRate { nic, .. } => SettingName::NicRate { nic: nic.clone() },
             Setting::IpRate { nic, ip, .. } => SettingName::IpRate { nic: nic.clone(), ip: *ip },
+            Setting::Memory { .. } => SettingName::Memory,
+            Setting::Locked { .. } => SettingName::Locked,
         }
     }
 
@@ -122,10 +164,19 @@ impl Setting {
                 Setting::IpRate { nic: b, ip: j, rate: to },
             ) => (nic, ip) == (a, i) && (nic, ip) == (b, j) && now.stands_between(from, to),
             (
+                Setting::Memory { .. } | Setting::Locked { .. },
+                Setting::Memory { .. } | Setting::Locked { .. },
+                Setting::Memory { .. } | Setting::Locked { .. },
+            ) => {
+                self.name() == from.name() && self.name() == to.name() && (self == from || self == to)
+            }
+            (
                 Setting::CpuPower(_)
                 | Setting::DiskIo { .. }
                 | Setting::NicRate { .. }
-                | Setting::IpRate { .. },
+                | Setting::IpRate { .. }
+                | Setting::Memory { .. }
+                | Setting::Locked { .. },
                 _,
                 _,
             ) => false,
@@ -138,6 +189,7 @@ impl Setting {
             Setting::CpuPower(power) => power.to_string(),
             Setting::DiskIo { io, .. } => io.to_string(),
             Setting::NicRate { rate, .. } | Setting::IpRate { rate, .. } => rate.to_string(),
+            Setting::Memory { most } | Setting::Locked { most } => most.to_string(),
         }
     }
 }
@@ -155,6 +207,8 @@ impl fmt::Display for SettingName {
             SettingName::DiskIo { disk } => write!(f, "I/O of disk {disk}"),
             SettingName::NicRate { nic } => write!(f, "traffic of NIC {nic}"),
             SettingName::IpRate { nic, ip } => write!(f, "traffic of {ip} on NIC {nic}"),
+            SettingName::Memory => write!(f, "QEMU's memory limit"),
+            SettingName::Locked => write!(f, "QEMU's limit of locked memory"),
         }
     }
 }
@@ -162,7 +216,6 @@ impl fmt::Display for SettingName {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::Bytes;
 
     fn nic(to_guest: Option<u64>, from_guest: Option<u64>) -> Setting {
         let rate = |mbit: u64| {

@@ -321,6 +321,7 @@ impl Lot {
                 vhost_regions: self.vhost,
                 cgroup_headroom: self.cgroup.map(Bytes::gib),
                 pools: self.pools(),
+                memory_limit: self.pools.map(|free| Bytes::mib(100 + free[0])),
                 ..Host::default()
             },
             pending: pending

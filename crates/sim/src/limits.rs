@@ -34,7 +34,7 @@ impl World {
                 rate: of.rate,
             }))
         });
-        power.into_iter().chain(disks).chain(nics).collect()
+        power.into_iter().chain(disks).chain(nics).chain(self.host.moving_limits()).collect()
     }
 
     /// One limit as it acts now; an address without one of its own is free.
@@ -71,6 +71,8 @@ impl World {
     fn write_limit(&mut self, to: &Setting) {
         let fittings = &mut self.fittings;
         match to {
+            Setting::Memory { most } => self.host.memory_limit = Some(*most),
+            Setting::Locked { most } => self.host.lock_limit = Some(*most),
             Setting::CpuPower(power) => fittings.power = Some(*power),
             Setting::DiskIo { disk, io } => {
                 for other in &mut fittings.disks {

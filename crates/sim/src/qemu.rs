@@ -132,7 +132,27 @@ impl World {
                 page.count_of(Bytes::mib(1))
             ));
         }
+        self.bears(size)?;
         self.qemu.backends.insert(memdev.to_owned(), size);
+        Ok(())
+    }
+
+    /// What QEMU holds of the host's memory, all of it touched.
+    pub fn held(&self) -> Bytes {
+        let devices: Bytes = self.qemu.virtio_mem.iter().map(|device| device.size).sum();
+        self.qemu.boot + self.qemu.backends.values().copied().sum() + devices
+    }
+
+    /// So much more memory is made: what may not be locked is refused (mmap(2), EAGAIN), and what may not be held ends
+    /// QEMU (mm/memcontrol.c, 6.1).
+    pub(crate) fn bears(&mut self, more: Bytes) -> Result<(), String> {
+        let held = self.held() + more;
+        if self.host.locks && self.host.lock_limit.is_some_and(|most| held > most) {
+            return Err("cannot set up guest memory: Resource temporarily unavailable".into());
+        }
+        if self.host.memory_limit.is_some_and(|most| held > most) {
+            self.vanish("the host's kernel killed it: out of its control group's memory");
+        }
         Ok(())
     }
 

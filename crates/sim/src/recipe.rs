@@ -97,6 +97,21 @@ impl World {
         self
     }
 
+    /// QEMU may hold so much of the host's memory, in a control group of its own; the host ends it where it is made to
+    /// hold more.
+    #[must_use]
+    pub fn memory_limit(mut self, most: Bytes) -> World {
+        self.host.memory_limit = Some(most);
+        self
+    }
+
+    /// QEMU locks all of the guest's memory, and may lock so much.
+    #[must_use]
+    pub fn lock_limit(mut self, most: Bytes) -> World {
+        (self.host.locks, self.host.lock_limit) = (true, Some(most));
+        self
+    }
+
     /// So many DIMM slots.
     #[must_use]
     pub fn slots(mut self, slots: u32) -> World {

@@ -30,6 +30,8 @@ pub(crate) fn as_options(asked: &Asked, wanted: &Wanted) -> Vec<String> {
                 options.extend(iops.then(|| format!("--disk-iops {}", named(disk, &ops))));
                 options.extend(rate.then(|| format!("--disk-rate {}", named(disk, &bytes))));
             }
+            // Nobody asks for these.
+            Setting::Memory { .. } | Setting::Locked { .. } => {}
             Setting::NicRate { nic, rate } => {
                 options.push(format!("--nic {}", named(nic, &words::nic_rate(rate))));
             }

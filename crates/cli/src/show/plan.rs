@@ -260,6 +260,7 @@ pub(crate) fn way(act: &Act) -> &'static str {
             Setting::CpuPower(_) => "CPU power",
             Setting::DiskIo { .. } => "disk I/O limits",
             Setting::NicRate { .. } | Setting::IpRate { .. } => "traffic limits",
+            Setting::Memory { .. } | Setting::Locked { .. } => "memory and its limit",
         },
         Act::GrowDisk { .. } | Act::GrowInGuest { .. } => "disks",
     }

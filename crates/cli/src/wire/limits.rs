@@ -25,6 +25,8 @@ pub(crate) struct Limit {
     pub(crate) io: Option<DiskIo>,
     /// The value of a `nic-rate` or `ip-rate`.
     pub(crate) rate: Option<Rates>,
+    /// The value of a `memory-limit` or `locked-limit`.
+    pub(crate) bytes: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -78,7 +80,8 @@ pub(crate) struct Rate {
 
 impl From<&Setting> for Limit {
     fn from(setting: &Setting) -> Limit {
-        let none = Limit { kind: "cpu-power", of: None, ip: None, cpu: None, io: None, rate: None };
+        let none =
+            Limit { kind: "cpu-power", of: None, ip: None, cpu: None, io: None, rate: None, bytes: None };
         match setting {
             Setting::CpuPower(power) => {
                 let limit_millicpus = power.limit.map(|limit| limit.get());
@@ -90,6 +93,8 @@ impl From<&Setting> for Limit {
             Setting::NicRate { nic, rate } => {
                 Limit { kind: "nic-rate", of: Some(nic.clone()), rate: Some(rate.into()), ..none }
             }
+            Setting::Memory { most } => Limit { kind: "memory-limit", bytes: Some(most.get()), ..none },
+            Setting::Locked { most } => Limit { kind: "locked-limit", bytes: Some(most.get()), ..none },
             Setting::IpRate { nic, ip, rate } => Limit {
                 kind: "ip-rate",
                 of: Some(nic.clone()),

@@ -113,6 +113,8 @@ fn act(act: &Act) -> (&'static str, Option<&str>) {
             Setting::DiskIo { disk, .. } => ("set-disk-io", Some(disk)),
             Setting::NicRate { nic, .. } => ("set-nic-rate", Some(nic)),
             Setting::IpRate { nic, .. } => ("set-ip-rate", Some(nic)),
+            Setting::Memory { .. } => ("set-memory-limit", None),
+            Setting::Locked { .. } => ("set-locked-limit", None),
         },
         Act::GrowDisk { disk, .. } => ("grow-disk", Some(disk)),
         Act::GrowInGuest { disk, .. } => ("grow-in-guest", Some(disk)),

@@ -14,7 +14,7 @@ use super::domain::Domain;
 use super::error::{Code, Error};
 use super::pool::{CallError, Lane};
 use super::terms::{Affect, Xml};
-use super::{disks, nics, power};
+use super::{disks, memory_limit, nics, power};
 use crate::ApplyError;
 use crate::disk::Names;
 use crate::disk::act::grow_in_guest;
@@ -123,6 +123,9 @@ impl Hand {
             }
             (Setting::DiskIo { io: from, .. }, Setting::DiskIo { disk, io: to }) => {
                 disks::limit(self, monitor, names, (disk, from, to), until).await
+            }
+            (_, Setting::Memory { .. } | Setting::Locked { .. }) => {
+                memory_limit::set(self, monitor, from, to, until).await
             }
             (
                 _,

@@ -104,6 +104,7 @@ library! {
         fn virDomainGetInfo(Dom, sys::virDomainInfoPtr) -> c_int;
         fn virDomainGetInterfaceParameters(Dom, Text, Params, *mut c_int, c_uint) -> c_int;
         fn virDomainGetJobStats(Dom, *mut c_int, *mut Params, *mut c_int, c_uint) -> c_int;
+        fn virDomainGetMemoryParameters(Dom, Params, *mut c_int, c_uint) -> c_int;
         fn virDomainGetName(Dom) -> Text;
         fn virDomainGetSchedulerParametersFlags(Dom, Params, *mut c_int, c_uint) -> c_int;
         fn virDomainGetState(Dom, *mut c_int, *mut c_int, c_uint) -> c_int;
@@ -118,6 +119,7 @@ library! {
         fn virDomainSetBlockIoTune(Dom, Text, Params, c_int, c_uint) -> c_int;
         fn virDomainSetInterfaceParameters(Dom, Text, Params, c_int, c_uint) -> c_int;
         fn virDomainSetMemoryFlags(Dom, c_ulong, c_uint) -> c_int;
+        fn virDomainSetMemoryParameters(Dom, Params, c_int, c_uint) -> c_int;
         fn virDomainSetMemoryStatsPeriod(Dom, c_int, c_uint) -> c_int;
         fn virDomainSetSchedulerParametersFlags(Dom, Params, c_int, c_uint) -> c_int;
         fn virDomainSetVcpu(Dom, Text, c_int, c_uint) -> c_int;

@@ -19,7 +19,7 @@ use super::kept::{FindError, Kept};
 use super::passthrough::Passthrough;
 use super::pool::{CallError, Lane};
 use super::terms::{State, Xml};
-use super::{disks, nics, power};
+use super::{disks, memory_limit, nics, power};
 use crate::disk::Names;
 use crate::domxml;
 use crate::guest::facts;
@@ -235,6 +235,7 @@ impl Hypervisor for LibvirtMachine {
         let mut seen = observed(monitor, lasting, reach, clock, names, *scope).await?;
         self.hand.definition.gone_from(&seen).await;
         nics::overlay(&self.hand, &mut seen.nics).await;
+        memory_limit::overlay(&self.hand, &self.monitor, &mut seen.host).await;
         if self.scope.power {
             seen.power = power::read(&self.hand, &self.monitor).await;
         }
@@ -248,6 +249,9 @@ impl Hypervisor for LibvirtMachine {
         if let Look::Setting(SettingName::CpuPower) = look {
             let power = power::read(&self.hand, &self.monitor).await;
             return Ok(Sight::Setting(power.known().copied().map(Setting::CpuPower)));
+        }
+        if let Look::Setting(name @ (SettingName::Memory | SettingName::Locked)) = look {
+            return Ok(Sight::Setting(memory_limit::look(&self.hand, name).await));
         }
         let sight = look::look(&self.monitor, &mut self.reach, look, self.changed, &self.names).await?;
         match (look, &sight) {

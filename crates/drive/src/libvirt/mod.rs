@@ -28,6 +28,7 @@ mod events;
 mod kept;
 mod library;
 mod machine;
+mod memory_limit;
 mod nics;
 mod passthrough;
 mod pool;

@@ -54,7 +54,11 @@ pub(super) async fn look(
                 error @ (CallError::TimedOut { .. } | CallError::Busy { .. } | CallError::Crowded { .. }),
             ) => Err(ObserveError::Unreachable(error.to_string())),
         },
-        SettingName::IpRate { .. } | SettingName::CpuPower | SettingName::DiskIo { .. } => {
+        SettingName::IpRate { .. }
+        | SettingName::CpuPower
+        | SettingName::DiskIo { .. }
+        | SettingName::Memory
+        | SettingName::Locked => {
             at_tap::look(monitor, name).await
         }
     }
@@ -93,7 +97,11 @@ pub(super) async fn set(
             }
             at_tap::set(monitor, from, to, until).await
         }
-        (_, Setting::NicRate { .. } | Setting::CpuPower(_) | Setting::DiskIo { .. }) => {
+        (_, Setting::NicRate { .. }
+            | Setting::CpuPower(_)
+            | Setting::DiskIo { .. }
+            | Setting::Memory { .. }
+            | Setting::Locked { .. }) => {
             Err(ApplyError::Refused(format!("{} does not become {}", from.name(), to.name())))
         }
     }

@@ -102,6 +102,39 @@ impl Domain {
         Ok(unsafe { copied(params.as_mut_ptr(), count.min(c_int::try_from(MOST).expect("a few"))) })
     }
 
+    /// What libvirt tells of memory: `hard_limit` and others, in KiB.
+    ///
+    /// # Errors
+    /// libvirt does not manage it here (a session's, or no such control group).
+    pub fn memory_limits(&self, affect: Affect) -> Result<Params, Error> {
+        let mut params = vec![param("", Value::Unsigned(0)); MOST];
+        let mut count = c_int::try_from(MOST).expect("a few");
+        // SAFETY: see `pointer`; the call fills in at most as many parameters as `count` says there is room for.
+        done(unsafe {
+            (lib().virDomainGetMemoryParameters)(
+                self.pointer(),
+                params.as_mut_ptr(),
+                &mut count,
+                affect.bits(),
+            )
+        })?;
+        // SAFETY: the call filled in `count` of them; none is a text, so none is to be freed.
+        Ok(unsafe { copied(params.as_mut_ptr(), count.min(c_int::try_from(MOST).expect("a few"))) })
+    }
+
+    /// Sets the most memory that QEMU may hold, in whole KiB.
+    ///
+    /// # Errors
+    /// As for [`Domain::memory_limits`], or the kernel refused.
+    pub fn set_hard_limit(&self, most: Bytes, affect: Affect) -> Result<(), Error> {
+        let mut params = [param("hard_limit", Value::Unsigned(most.get().div_ceil(1024)))];
+        // SAFETY: see `pointer`; the parameter lives during the call, which only reads it.
+        done(unsafe {
+            (lib().virDomainSetMemoryParameters)(self.pointer(), params.as_mut_ptr(), 1, affect.bits())
+        })?;
+        Ok(())
+    }
+
     /// Sets CPU time.
     ///
     /// # Errors

@@ -169,7 +169,7 @@ fn outside(path: &str) -> String {
 }
 
 /// True where all processes in the group are `pid`, or threads of the kernel's that work for it.
-pub(super) fn is_alone(files: &impl Files, group: &Path, pid: u32) -> Result<bool, String> {
+pub(crate) fn is_alone(files: &impl Files, group: &Path, pid: u32) -> Result<bool, String> {
     let path = group.join("cgroup.procs");
     let listed = files.read(&path).map_err(|error| unread(&path, &error))?;
     let ours = |other: &str| {

@@ -59,6 +59,13 @@ impl CommandLine {
             .collect()
     }
 
+    /// True where QEMU locks all of its memory: `-overcommit mem-lock=on` (`on-fault`, 10.1, takes pages as they come and
+    /// is bounded alike).
+    pub(super) fn locks_memory(&self) -> bool {
+        let on = |value: &str| key(value, "mem-lock").is_some_and(|on| matches!(on, "on" | "on-fault" | "yes"));
+        self.values("overcommit").any(on)
+    }
+
     /// The path of `-mem-path`.
     pub(super) fn mem_path(&self) -> Option<&str> {
         self.values("mem-path").last()

@@ -121,7 +121,10 @@ pub(crate) fn named_by_guest(nics: &mut Known<Vec<Nic>>, guest: &Guest) {
 pub(crate) async fn look(monitor: &Monitor, name: &SettingName) -> Result<Option<Setting>, ObserveError> {
     let nic = match name {
         SettingName::NicRate { nic } | SettingName::IpRate { nic, .. } => nic,
-        SettingName::CpuPower | SettingName::DiskIo { .. } => return Ok(None),
+        SettingName::CpuPower
+        | SettingName::DiskIo { .. }
+        | SettingName::Memory
+        | SettingName::Locked => return Ok(None),
     };
     match found(monitor).await?.into_iter().find(|found| found.mac == *nic).map(|found| found.tap) {
         Some(Ok(tap)) => Ok(Some(of(&read(tap).await?, name, nic.clone()))),
@@ -139,7 +142,11 @@ async fn read(tap: String) -> Result<TapRates, ObserveError> {
 fn of(rates: &TapRates, name: &SettingName, nic: String) -> Setting {
     match name {
         SettingName::IpRate { ip, .. } => Setting::IpRate { nic, ip: *ip, rate: rates.ip(*ip) },
-        SettingName::NicRate { .. } | SettingName::CpuPower | SettingName::DiskIo { .. } => {
+        SettingName::NicRate { .. }
+        | SettingName::CpuPower
+        | SettingName::DiskIo { .. }
+        | SettingName::Memory
+        | SettingName::Locked => {
             Setting::NicRate { nic, rate: rates.nic }
         }
     }
@@ -154,7 +161,10 @@ pub(crate) async fn set(
 ) -> Result<(), ApplyError> {
     let (nic, rate) = match to {
         Setting::NicRate { nic, rate } | Setting::IpRate { nic, rate, .. } => (nic.clone(), *rate),
-        Setting::CpuPower(_) | Setting::DiskIo { .. } => {
+        Setting::CpuPower(_)
+        | Setting::DiskIo { .. }
+        | Setting::Memory { .. }
+        | Setting::Locked { .. } => {
             return Err(ApplyError::Refused(format!("{to} is not set at a tap")));
         }
     };
@@ -176,7 +186,10 @@ async fn put(tap: String, to: Setting, rate: NicRate, until: Instant) -> Result<
     let limit = until.saturating_duration_since(Instant::now());
     let call = move || match to {
         Setting::IpRate { ip, .. } => net::set_ip(&tap, ip, rate),
-        Setting::NicRate { .. } | Setting::CpuPower(_) | Setting::DiskIo { .. } => net::set_nic(&tap, rate),
+        Setting::NicRate { .. } | Setting::CpuPower(_)
+        | Setting::DiskIo { .. }
+        | Setting::Memory { .. }
+        | Setting::Locked { .. } => net::set_nic(&tap, rate),
     };
     match net::off_thread(limit, call).await {
         None => Err(ApplyError::Unknown(format!(

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use scale::observed::{Accel, Backing, Balloon, DimmKind, Host, Life, Machine, Memory, Node, Vcpus, Version};
+use scale::observed::{Accel, Backing, Balloon, DimmKind, Host, Life, Machine, Manager, Memory, Node, Vcpus, Version};
 use scale::units::Bytes;
 use serde_json::{Value, json};
 
@@ -136,6 +136,10 @@ pub(crate) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> R
     let machine = machine(monitor, lasting, current.status.status, busy, life);
     let mut host = host::look(lasting.pid);
     host.pools = host::pools(lasting.pid, &memory);
+    host.locks = lasting.line.locks_memory();
+    if let Some(pid) = lasting.pid.filter(|_| monitor.manager() == Manager::Nobody) {
+        host::limits::moving(pid, &mut host);
+    }
     Ok(Seen { machine, memory, vcpus, host, balloon: balloon_path })
 }
 

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::monitor::Monitor;
 use super::{nics, power};
 use crate::disk::{self, Names};
-use crate::{ApplyError, ObserveError};
+use crate::{ApplyError, ObserveError, host};
 
 /// Sets a limit, from what it is said to be now.
 pub(super) async fn set(
@@ -21,6 +21,9 @@ pub(super) async fn set(
             disk::act::limit(monitor, disk, from, to, until).await
         }
         (_, Setting::NicRate { .. } | Setting::IpRate { .. }) => nics::set(monitor, from, to, until).await,
+        (_, Setting::Memory { .. } | Setting::Locked { .. }) => {
+            host::limits::set(monitor.pid(), from, to, until).await
+        }
         (_, Setting::CpuPower(_) | Setting::DiskIo { .. }) => {
             Err(ApplyError::Refused(format!("{} cannot become {}", from.name(), to.name())))
         }
@@ -43,5 +46,8 @@ pub(crate) async fn look(
             None => None,
         },
         SettingName::NicRate { .. } | SettingName::IpRate { .. } => nics::look(monitor, name).await?,
+        SettingName::Memory | SettingName::Locked => {
+            monitor.pid().and_then(|pid| host::limits::read_back(pid, name))
+        }
     })
 }

@@ -1,7 +1,7 @@
 //! The rules of the host: what would kill QEMU, or be refused midway.
 
 use super::{Auditor, Kind};
-use crate::observed::{Backing, HostPolicy, Placement};
+use crate::observed::{Backing, HostPolicy, Manager, Placement};
 use crate::units::Bytes;
 
 /// Memory of one kind that the steps so far have taken from the host.
@@ -20,8 +20,11 @@ impl Auditor<'_> {
     pub(super) fn host_takes(&mut self, source: &(Backing, Placement), size: Bytes) {
         self.made = self.made + size;
         self.draw(source, i128::from(size.get()));
+        self.holds(i128::from(size.get()));
         let (host, grown) = (&self.seen.host, self.made.saturating_sub(self.freed));
-        if host.vfio
+        let pins = (host.vfio || host.locks) && host.lock_limit.is_none();
+        if pins
+            && self.seen.machine.manager == Manager::Nobody
             && let Some(room) = host.memlock_headroom
         {
             self.require(grown <= room, Kind::Host, || format!("{grown} to lock, {room} may be locked"));
@@ -36,6 +39,7 @@ impl Auditor<'_> {
     /// Memory is given back; of which kind may not be known.
     pub(super) fn host_gets_back(&mut self, source: Option<&(Backing, Placement)>, size: Bytes) {
         self.freed = self.freed + size;
+        self.holds(-i128::from(size.get()));
         if let Some(source) = source {
             self.draw(source, -i128::from(size.get()));
         }
@@ -43,8 +47,40 @@ impl Auditor<'_> {
 
     /// A virtio-mem device takes its memory from its own backend as the guest touches it.
     pub(super) fn host_lends(&mut self, device: &str, from: Bytes, to: Bytes) {
+        self.holds(i128::from(to.get()) - i128::from(from.get()));
         if let Some(source) = self.seen.memory.source_of_device(device) {
             self.draw(&source, i128::from(to.get()) - i128::from(from.get()));
+        }
+    }
+
+    fn holds(&mut self, more: i128) {
+        self.held += more;
+        self.limits_follow();
+    }
+
+    /// What QEMU may hold, and lock, is never nearer to what it holds than it was at the start: the host's kernel would
+    /// kill it (mm/memcontrol.c, 6.1).
+    pub(super) fn limits_follow(&mut self) {
+        for limit in self.seen.host.moving_limits() {
+            let now = self.ledger.setting(&limit.name()).and_then(|now| now.bytes());
+            let (Some(was), Some(now)) = (limit.bytes(), now) else { continue };
+            let least = i128::from(was.get()) + self.held;
+            let held = self.held;
+            self.require(i128::from(now.get()) >= least, Kind::Host, || {
+                format!("{} is {now} beside {held} bytes more than before, and was {was}", limit.name())
+            });
+        }
+    }
+
+    /// After the last step: no limit is left higher than what came calls for.
+    pub(super) fn limits_are_back(&mut self) {
+        for limit in self.seen.host.moving_limits() {
+            let now = self.ledger.setting(&limit.name()).and_then(|now| now.bytes());
+            let (Some(was), Some(now)) = (limit.bytes(), now) else { continue };
+            let due = i128::from(was.get()) + self.held;
+            self.require(i128::from(now.get()) == due || due <= 0, Kind::Leftover, || {
+                format!("{} is left at {now}, and {due} bytes are due", limit.name())
+            });
         }
     }
 

@@ -23,8 +23,10 @@ impl Auditor<'_> {
             Setting::CpuPower(power) => self.cpu_power(*power),
             Setting::DiskIo { io, .. } => self.disk_io(io, &now),
             Setting::NicRate { nic, rate } | Setting::IpRate { nic, rate, .. } => self.nic_rate(nic, rate),
+            Setting::Memory { .. } | Setting::Locked { .. } => {}
         }
         self.ledger.note_setting(to.clone());
+        self.limits_follow();
     }
 
     fn cpu_power(&mut self, power: CpuPower) {
@@ -96,7 +98,9 @@ impl super::Ledger {
             SettingName::CpuPower
             | SettingName::DiskIo { .. }
             | SettingName::NicRate { .. }
-            | SettingName::IpRate { .. } => None,
+            | SettingName::IpRate { .. }
+            | SettingName::Memory
+            | SettingName::Locked => None,
         }
     }
 

@@ -26,23 +26,38 @@ pub(super) fn lacks(scene: &Scene<'_>, part: &Part) -> Vec<Obstacle> {
         found.push(Obstacle {
             when: When::NotNow,
             reason: format!("QEMU's cgroup allows {headroom} more and {with_overhead} are needed: the host would kill QEMU"),
-            way_out: "raise memory.max of the cgroup (libvirt: hard_limit), or ask for less".to_owned(),
+            way_out: "raise memory.max of the cgroup (version 1: memory.limit_in_bytes), or ask for less".to_owned(),
         });
     }
-    let memlock = host.memlock_headroom.filter(|headroom| host.vfio && *headroom < peak);
-    if let Some(headroom) = memlock {
-        // vfio_listener_region_add ends in hw_error where mapping fails (hw/vfio/common.c, 7.2 and 10.0).
-        found.push(Obstacle {
-            when: When::NotNow,
-            reason: format!(
-                "a VFIO device pins all of the guest's memory, QEMU may lock {headroom} more and {peak} are needed: \
-                 QEMU would abort"
-            ),
-            way_out: format!("raise the limit first: prlimit --memlock of the QEMU process by {}", exact(peak)),
-        });
-    }
+    found.extend(locked(scene, peak));
     found.extend(pages(scene, part));
     found
+}
+
+/// Memory that cannot be locked. A VFIO device ends QEMU then (vfio_listener_region_add ends in hw_error where mapping
+/// fails; hw/vfio/common.c, 7.2 and 10.0); where QEMU locks all of its memory, the new one is refused (mmap(2), EAGAIN).
+/// libvirt raises the limit itself.
+fn locked(scene: &Scene<'_>, peak: Bytes) -> Option<Obstacle> {
+    let host = &scene.seen.host;
+    let why = match (host.vfio, host.locks) {
+        (true, _) => "a VFIO device pins all of the guest's memory",
+        (false, true) => "QEMU locks all of the guest's memory",
+        (false, false) => return None,
+    };
+    let is_raised = host.lock_limit.is_some() || scene.seen.machine.manager == Manager::Libvirt;
+    let headroom = host.memlock_headroom.filter(|headroom| !is_raised && *headroom < peak)?;
+    let end = if host.vfio { "QEMU would abort" } else { "the kernel would refuse them" };
+    let more = (peak - headroom).get();
+    let process = host.qemu_pid.map_or_else(|| "PID".to_owned(), |pid| pid.to_string());
+    Some(Obstacle {
+        when: When::NotNow,
+        reason: format!("{why}, QEMU may lock {headroom} more and {peak} are needed: {end}"),
+        way_out: format!(
+            "raise the limit first by {} or more, as root: prlimit --pid {process} --memlock=$(($(prlimit --pid {process} \
+             --memlock --output SOFT --noheadings --raw) + {more})):",
+            exact(peak - headroom)
+        ),
+    })
 }
 
 /// More than the host has free is legal, and worth a word.

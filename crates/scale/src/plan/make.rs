@@ -7,7 +7,7 @@
 use super::footing::Footing;
 use super::resolve::Resolved;
 use super::{Act, Asked, Basis, Obstacle, Plan, Proof, Refusal, Sizes, Step, Strength, Unmet, When};
-use super::{danger, disks, heal, memory, resolve, settings, vcpu};
+use super::{danger, disks, escort, heal, memory, resolve, settings, vcpu};
 use crate::limits::Limits;
 use crate::observed::Observed;
 use crate::time::Span;
@@ -51,6 +51,7 @@ pub fn plan(seen: &Observed, wanted: &Wanted, limits: &Limits) -> Result<Plan, R
         obstacles.dedup();
         return Err(Refusal { obstacles });
     }
+    escort::escort(&scene, &mut parts);
     let to = Sizes {
         memory: asked.memory.unwrap_or(scene.from.memory),
         vcpus: asked.vcpus.unwrap_or(scene.from.vcpus),

@@ -9,6 +9,7 @@ mod balloon;
 mod danger;
 mod dimm;
 mod disks;
+mod escort;
 mod footing;
 mod heal;
 mod host;

@@ -100,7 +100,11 @@ impl Moves {
     fn agree(&mut self) {
         let group = |setting: &Setting| match setting {
             Setting::DiskIo { io, .. } => io.group.clone(),
-            Setting::CpuPower(_) | Setting::NicRate { .. } | Setting::IpRate { .. } => None,
+            Setting::CpuPower(_)
+            | Setting::NicRate { .. }
+            | Setting::IpRate { .. }
+            | Setting::Memory { .. }
+            | Setting::Locked { .. } => None,
         };
         for (nth, one) in self.moves.iter().enumerate() {
             for other in &self.moves[nth + 1..] {

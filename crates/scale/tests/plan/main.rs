@@ -2,6 +2,7 @@
 
 mod choices;
 mod disks;
+mod escort;
 mod furniture;
 mod known;
 mod limits;

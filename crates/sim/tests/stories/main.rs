@@ -7,6 +7,7 @@ mod deaths;
 mod difficult;
 mod harness;
 mod known;
+mod limits;
 mod lives;
 mod stale;
 mod willing;

@@ -1,6 +1,7 @@
 //! The rules of DIMMs, and of how much memory the guest has at each step.
 
 use super::*;
+use crate::setting::Setting;
 
 #[test]
 fn a_taken_pending_or_missing_slot_is_found() {
@@ -279,6 +280,33 @@ fn a_backend_that_is_not_made_as_its_nodes_memory_is_found() {
         s.memory.sources.push(Source { of: SourceOf::Node(1), backing, placement: at });
     };
     found(|| grown_by(Bytes::gib(1), None), elsewhere, &[Kind::Backend]);
+}
+
+#[test]
+fn a_limit_that_does_not_go_before_memory_or_is_left_high_is_found() {
+    let limit = |mib| Box::new(Setting::Memory { most: Bytes::mib(mib) });
+    let limited = |s: &mut Observed| s.host.memory_limit = Some(Bytes::mib(4096));
+    let set = |from, to| {
+        let (from, to) = (limit(from), limit(to));
+        let back = Act::Set { from: to.clone(), to: from.clone() };
+        let proof = Proof::SetAt { setting: to.clone() };
+        step(1, Act::Set { from, to }, proof, Strength::DeviceOnly, vec![back])
+    };
+    let one = || grown_by(Bytes::gib(1), None);
+    let with = |found_at: usize, set_to: u64, kinds: &[Kind]| {
+        let changed = |s: &mut Observed, p: &mut Plan| {
+            limited(s);
+            let mut raise = set(4096, set_to);
+            raise.group = p.steps[0].group;
+            p.steps.insert(found_at, raise);
+        };
+        found(one, changed, kinds);
+    };
+    with(0, 5120, &[]);
+    with(1, 5120, &[Kind::Host]);
+    with(0, 5119, &[Kind::Host, Kind::Leftover]);
+    with(0, 5121, &[Kind::Leftover]);
+    found(one, |s, _| limited(s), &[Kind::Host, Kind::Leftover]);
 }
 
 /// Growth by one DIMM on a machine that libvirt keeps.
