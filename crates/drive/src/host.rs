@@ -1,8 +1,8 @@
 //! The host around a QEMU process, from /proc and /sys. Every fact is optional: what cannot be read (another user's
 //! process, another PID namespace, another kernel) is absent, never guessed. Nothing is changed.
 
-mod pools;
 pub(crate) mod limits;
+mod pools;
 
 pub use pools::{pools, usual_huge_page};
 

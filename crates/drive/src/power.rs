@@ -18,8 +18,8 @@ use groups::{Mount, number, unread};
 
 mod groups;
 
-pub(crate) use groups::{Version, is_alone};
 pub use groups::{Files, HostFiles};
+pub(crate) use groups::{Version, is_alone};
 
 /// The period of a limit, in microseconds: the kernel's own.
 const PERIOD: u64 = 100_000;

@@ -68,7 +68,8 @@ struct Groups {
 
 impl Groups {
     fn note() -> Groups {
-        let mounts = ["", "cpu", "cpuacct", "cpu,cpuacct"].map(|name| Path::new("/sys/fs/cgroup").join(name));
+        let mounts = ["", "cpu", "cpuacct", "cpu,cpuacct", "memory"]
+            .map(|name| Path::new("/sys/fs/cgroup").join(name));
         let all = mounts.map(|mount| mount.join("machine"));
         Groups { absent: all.into_iter().filter(|group| !group.exists()).collect() }
     }
@@ -101,7 +102,7 @@ impl Libvirtd {
         Self::with(generation, None).await
     }
 
-    /// The same, with control groups of the CPU controller for its domains, which only root may make. They are this
+    /// The same, with control groups of CPU time and memory for its domains, which only root may make. They are this
     /// host's: what libvirt leaves of them when it ends is taken away.
     ///
     /// # Errors
@@ -344,7 +345,7 @@ fn lay_out(
         ),
     )?;
     // A namespace has no user but root, and a container mostly no control groups to hand out; there is no virtlogd.
-    let groups = if groups { "\"cpu\", \"cpuacct\"" } else { "" };
+    let groups = if groups { "\"cpu\", \"cpuacct\", \"memory\"" } else { "" };
     let user = if mode() == "system" { "user = \"+0\"\ngroup = \"+0\"\n" } else { "" };
     fs::write(
         dir.join("conf/qemu.conf"),

@@ -167,9 +167,7 @@ impl Setting {
                 Setting::Memory { .. } | Setting::Locked { .. },
                 Setting::Memory { .. } | Setting::Locked { .. },
                 Setting::Memory { .. } | Setting::Locked { .. },
-            ) => {
-                self.name() == from.name() && self.name() == to.name() && (self == from || self == to)
-            }
+            ) => self.name() == from.name() && self.name() == to.name() && (self == from || self == to),
             (
                 Setting::CpuPower(_)
                 | Setting::DiskIo { .. }

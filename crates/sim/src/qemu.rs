@@ -138,7 +138,7 @@ impl World {
     }
 
     /// What QEMU holds of the host's memory, all of it touched.
-    pub fn held(&self) -> Bytes {
+    pub fn host_memory(&self) -> Bytes {
         let devices: Bytes = self.qemu.virtio_mem.iter().map(|device| device.size).sum();
         self.qemu.boot + self.qemu.backends.values().copied().sum() + devices
     }
@@ -146,7 +146,7 @@ impl World {
     /// So much more memory is made: what may not be locked is refused (mmap(2), EAGAIN), and what may not be held ends
     /// QEMU (mm/memcontrol.c, 6.1).
     pub(crate) fn bears(&mut self, more: Bytes) -> Result<(), String> {
-        let held = self.held() + more;
+        let held = self.host_memory() + more;
         if self.host.locks && self.host.lock_limit.is_some_and(|most| held > most) {
             return Err("cannot set up guest memory: Resource temporarily unavailable".into());
         }

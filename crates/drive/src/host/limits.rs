@@ -126,9 +126,15 @@ pub(crate) async fn set(
     let name = to.name();
     let refused = |why: String| Err(ApplyError::Refused(why));
     let Some(pid) = pid else { return refused("QEMU's process is not one of this host's".into()) };
-    let Some(now) = read_back(pid, &name) else { return refused(format!("{name} cannot be moved from here")) };
+    let Some(now) = read_back(pid, &name) else {
+        return refused(format!("{name} cannot be moved from here"));
+    };
     if !now.stands_between(from, to) {
-        let why = format!("{name} is {} and no longer {}: something else has changed it", now.value(), from.value());
+        let why = format!(
+            "{name} is {} and no longer {}: something else has changed it",
+            now.value(),
+            from.value()
+        );
         return refused(why);
     }
     match to {
@@ -267,7 +273,10 @@ mod tests {
         let now = Instant::now();
         let own = std::process::id();
         let refused = until_held(own, Bytes::new(1), now).await;
-        assert!(matches!(&refused, Err(ApplyError::Refused(why)) if why.contains("would end it")), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(ApplyError::Refused(why)) if why.contains("would end it")),
+            "{refused:?}"
+        );
         assert_eq!(until_held(own, Bytes::gib(1 << 20), now).await, Ok(()));
     }
 }

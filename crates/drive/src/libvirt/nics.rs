@@ -58,9 +58,7 @@ pub(super) async fn look(
         | SettingName::CpuPower
         | SettingName::DiskIo { .. }
         | SettingName::Memory
-        | SettingName::Locked => {
-            at_tap::look(monitor, name).await
-        }
+        | SettingName::Locked => at_tap::look(monitor, name).await,
     }
 }
 
@@ -97,13 +95,14 @@ pub(super) async fn set(
             }
             at_tap::set(monitor, from, to, until).await
         }
-        (_, Setting::NicRate { .. }
+        (
+            _,
+            Setting::NicRate { .. }
             | Setting::CpuPower(_)
             | Setting::DiskIo { .. }
             | Setting::Memory { .. }
-            | Setting::Locked { .. }) => {
-            Err(ApplyError::Refused(format!("{} does not become {}", from.name(), to.name())))
-        }
+            | Setting::Locked { .. },
+        ) => Err(ApplyError::Refused(format!("{} does not become {}", from.name(), to.name()))),
     }
 }
 

@@ -59,10 +59,12 @@ impl CommandLine {
             .collect()
     }
 
-    /// True where QEMU locks all of its memory: `-overcommit mem-lock=on` (`on-fault`, 10.1, takes pages as they come and
+    /// True where QEMU locks all of its memory: `-overcommit mem-lock=on` (newer ones have `on-fault`, which takes pages
+    /// as they come and
     /// is bounded alike).
     pub(super) fn locks_memory(&self) -> bool {
-        let on = |value: &str| key(value, "mem-lock").is_some_and(|on| matches!(on, "on" | "on-fault" | "yes"));
+        let on =
+            |value: &str| key(value, "mem-lock").is_some_and(|on| matches!(on, "on" | "on-fault" | "yes"));
         self.values("overcommit").any(on)
     }
 

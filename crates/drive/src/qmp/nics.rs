@@ -121,10 +121,9 @@ pub(crate) fn named_by_guest(nics: &mut Known<Vec<Nic>>, guest: &Guest) {
 pub(crate) async fn look(monitor: &Monitor, name: &SettingName) -> Result<Option<Setting>, ObserveError> {
     let nic = match name {
         SettingName::NicRate { nic } | SettingName::IpRate { nic, .. } => nic,
-        SettingName::CpuPower
-        | SettingName::DiskIo { .. }
-        | SettingName::Memory
-        | SettingName::Locked => return Ok(None),
+        SettingName::CpuPower | SettingName::DiskIo { .. } | SettingName::Memory | SettingName::Locked => {
+            return Ok(None);
+        }
     };
     match found(monitor).await?.into_iter().find(|found| found.mac == *nic).map(|found| found.tap) {
         Some(Ok(tap)) => Ok(Some(of(&read(tap).await?, name, nic.clone()))),
@@ -146,9 +145,7 @@ fn of(rates: &TapRates, name: &SettingName, nic: String) -> Setting {
         | SettingName::CpuPower
         | SettingName::DiskIo { .. }
         | SettingName::Memory
-        | SettingName::Locked => {
-            Setting::NicRate { nic, rate: rates.nic }
-        }
+        | SettingName::Locked => Setting::NicRate { nic, rate: rates.nic },
     }
 }
 
@@ -161,10 +158,7 @@ pub(crate) async fn set(
 ) -> Result<(), ApplyError> {
     let (nic, rate) = match to {
         Setting::NicRate { nic, rate } | Setting::IpRate { nic, rate, .. } => (nic.clone(), *rate),
-        Setting::CpuPower(_)
-        | Setting::DiskIo { .. }
-        | Setting::Memory { .. }
-        | Setting::Locked { .. } => {
+        Setting::CpuPower(_) | Setting::DiskIo { .. } | Setting::Memory { .. } | Setting::Locked { .. } => {
             return Err(ApplyError::Refused(format!("{to} is not set at a tap")));
         }
     };
@@ -186,7 +180,8 @@ async fn put(tap: String, to: Setting, rate: NicRate, until: Instant) -> Result<
     let limit = until.saturating_duration_since(Instant::now());
     let call = move || match to {
         Setting::IpRate { ip, .. } => net::set_ip(&tap, ip, rate),
-        Setting::NicRate { .. } | Setting::CpuPower(_)
+        Setting::NicRate { .. }
+        | Setting::CpuPower(_)
         | Setting::DiskIo { .. }
         | Setting::Memory { .. }
         | Setting::Locked { .. } => net::set_nic(&tap, rate),

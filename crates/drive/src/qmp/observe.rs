@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use scale::observed::{Accel, Backing, Balloon, DimmKind, Host, Life, Machine, Manager, Memory, Node, Vcpus, Version};
+use scale::observed::{
+    Accel, Backing, Balloon, DimmKind, Host, Life, Machine, Manager, Memory, Node, Vcpus, Version,
+};
 use scale::units::Bytes;
 use serde_json::{Value, json};
 

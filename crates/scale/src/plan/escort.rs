@@ -26,6 +26,8 @@ pub(super) fn escort(scene: &Scene<'_>, parts: &mut [Part]) {
 struct Escort<'a> {
     scene: &'a Scene<'a>,
     now: Setting,
+    /// What it is due to be; not above zero where more goes than it ever allowed for, and then it stays as it is.
+    due: i128,
     /// What each backend holds.
     backends: BTreeMap<String, Bytes>,
     /// What each virtio-mem device holds.
@@ -44,7 +46,8 @@ impl<'a> Escort<'a> {
         let dimms = memory.dimms.iter().map(|dimm| (dimm.memdev.clone(), dimm.size));
         let spare = memory.unused_backends.iter().map(|backend| (backend.id.clone(), backend.size));
         let devices = memory.virtio_mem.iter().map(|device| (device.id.clone(), device.size));
-        Escort { scene, now, backends: dimms.chain(spare).collect(), devices: devices.collect() }
+        let due = i128::from(now.bytes().unwrap_or_default().get());
+        Escort { scene, now, due, backends: dimms.chain(spare).collect(), devices: devices.collect() }
     }
 
     /// The group with what is set before or behind it.
@@ -53,7 +56,7 @@ impl<'a> Escort<'a> {
         match self.change(&group) {
             None => vec![group],
             Some(Change::Brings(by)) => {
-                let raise = self.set(|now| now.checked_add(by));
+                let raise = self.set(i128::from(by.get()));
                 match (raise, apart) {
                     (None, _) => vec![group],
                     (Some(raise), true) => vec![vec![raise], group],
@@ -64,14 +67,16 @@ impl<'a> Escort<'a> {
                 }
             }
             Some(Change::Takes(by)) => {
-                let lower = self.set(|now| now.checked_sub(by).filter(|to| !to.is_zero()));
+                let lower = self.set(-i128::from(by.get()));
                 [Some(group), lower.map(|lower| vec![lower])].into_iter().flatten().collect()
             }
         }
     }
 
-    fn set(&mut self, to: impl FnOnce(Bytes) -> Option<Bytes>) -> Option<Step> {
-        let there = self.now.with_bytes(to(self.now.bytes()?)?)?;
+    fn set(&mut self, more: i128) -> Option<Step> {
+        self.due += more;
+        let most = u64::try_from(self.due).ok().map(Bytes::new).filter(|most| !most.is_zero())?;
+        let there = self.now.with_bytes(most).filter(|there| *there != self.now)?;
         let (from, to) = (Box::new(self.now.clone()), Box::new(there.clone()));
         self.now = there;
         Some(step(

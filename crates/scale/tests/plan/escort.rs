@@ -17,16 +17,16 @@ fn a_limit_is_raised_before_a_dimm_and_set_back_with_it() {
     assert_eq!(
         written(&plan),
         [
-            "0 set QEMU's memory limit from 1536 MiB to 2560 MiB",
+            "0 set QEMU's memory limit from 1.5 GiB to 2.5 GiB",
             "0 make 1 GiB of host memory supple-mem0",
             "0 plug DIMM supple-dimm0 into slot 0, node 0",
             "0 online the blocks of supple-dimm0, movable",
         ]
     );
     let back: Vec<String> = plan.steps[0].undo.iter().map(ToString::to_string).collect();
-    assert_eq!(back, ["set QEMU's memory limit from 2560 MiB to 1536 MiB"]);
+    assert_eq!(back, ["set QEMU's memory limit from 2.5 GiB to 1.5 GiB"]);
     let attached = written(&planned(&held(in_libvirt(machine())), &memory("+1G")));
-    assert_eq!(attached[0], "0 set QEMU's memory limit from 1536 MiB to 2560 MiB");
+    assert_eq!(attached[0], "0 set QEMU's memory limit from 1.5 GiB to 2.5 GiB");
 }
 
 #[test]
@@ -36,15 +36,12 @@ fn a_limit_is_lowered_after_a_dimm_is_gone() {
     let shrunk = written(&planned(&seen, &memory("1G")));
     assert_eq!(
         shrunk[2..],
-        [
-            "0 give host memory mem-supple-dimm0 back",
-            "1 set QEMU's memory limit from 2560 MiB to 1536 MiB"
-        ]
+        ["0 give host memory mem-supple-dimm0 back", "1 set QEMU's memory limit from 2.5 GiB to 1.5 GiB"]
     );
     let detached = written(&planned(&in_libvirt(seen), &memory("1G")));
     assert_eq!(
         detached[1..],
-        ["0 unplug DIMM supple-dimm0", "1 set QEMU's memory limit from 2560 MiB to 1536 MiB"]
+        ["0 unplug DIMM supple-dimm0", "1 set QEMU's memory limit from 2.5 GiB to 1.5 GiB"]
     );
 }
 
@@ -54,7 +51,7 @@ fn a_limit_that_virtio_mem_needs_stands_whatever_the_guest_takes() {
     let grown = written(&planned(&seen, &memory("+512M")));
     assert_eq!(
         grown[..2],
-        ["0 set QEMU's memory limit from 1536 MiB to 2 GiB", "1 resize vmem0 from 0 B to 512 MiB"]
+        ["0 set QEMU's memory limit from 1.5 GiB to 2 GiB", "1 resize vmem0 from 0 B to 512 MiB"]
     );
 }
 

@@ -34,6 +34,8 @@ fn set(seen: &mut Observed, from: &Setting, to: &Setting) {
     assert!(now.as_ref() == Some(from) || now.is_none() && free, "{from} was {now:?}");
     match to {
         Setting::CpuPower(power) => seen.power = Known::Is(*power),
+        Setting::Memory { most } => seen.host.memory_limit = Some(*most),
+        Setting::Locked { most } => seen.host.lock_limit = Some(*most),
         Setting::DiskIo { disk, io } => disk_mut(seen, disk).io = Known::Is(io.clone()),
         Setting::NicRate { nic, rate } => nic_mut(seen, nic).rate = Known::Is(*rate),
         Setting::IpRate { nic, ip, rate } => {

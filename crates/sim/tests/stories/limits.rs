@@ -14,7 +14,7 @@ fn world() -> World {
 
 /// What the machine has between its limits and what it holds.
 fn distances(stage: &Stage) -> Vec<Bytes> {
-    let held = stage.world.held();
+    let held = stage.world.host_memory();
     stage.world.settings().iter().filter_map(|s| s.bytes()).map(|most| most.saturating_sub(held)).collect()
 }
 

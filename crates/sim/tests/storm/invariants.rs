@@ -105,7 +105,9 @@ fn taps_were_remade(deed: &Deed<'_>) -> bool {
 fn is_traffic(name: &SettingName) -> bool {
     match name {
         SettingName::NicRate { .. } | SettingName::IpRate { .. } => true,
-        SettingName::CpuPower | SettingName::DiskIo { .. } => false,
+        SettingName::CpuPower | SettingName::DiskIo { .. } | SettingName::Memory | SettingName::Locked => {
+            false
+        }
     }
 }
 
@@ -119,6 +121,8 @@ fn is_asked(deed: &Deed<'_>, setting: &Setting) -> bool {
         }),
         Setting::NicRate { nic, .. } => wanted.nics.keys().any(|name| number(name) == number(nic)),
         Setting::IpRate { ip, .. } => wanted.ips.contains_key(ip),
+        // They move with the machine's memory.
+        Setting::Memory { .. } | Setting::Locked { .. } => wanted.memory.is_some(),
     }
 }
 

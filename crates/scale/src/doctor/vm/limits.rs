@@ -22,9 +22,10 @@ fn hard_limit(case: &Case<'_>, shape: &Shape) -> Option<Finding> {
         return Some(Finding::ok(SECTION, SUBJECT, found));
     }
     let reason = format!(
-        "it may grow to {ceiling}, QEMU's own needs come on top, and libvirt never raises this limit"
+        "it may grow to {ceiling}, and libvirt never raises this limit; Supple moves it with the memory, others who plug \
+         memory must do so themselves"
     );
-    let finding = Finding::danger(SECTION, SUBJECT, found, &reason);
+    let finding = Finding::note(SECTION, SUBJECT, found, &reason);
     Some(match &case.called().domain {
         Some((uri, name)) => {
             finding.on_host(format!("virsh -c {uri} memtune {name} --hard-limit -1 --live --config"))

@@ -361,9 +361,9 @@ fn vfio_with_little_memory_to_lock_is_a_danger_on_plain_qemu_alone() {
 }
 
 #[test]
-fn limits_below_the_ceiling_are_dangers() {
+fn limits_below_the_ceiling_are_told() {
     let hard = changed(|r| r.shape.hard_limit = Some(Bytes::gib(4)));
-    assert_eq!(severity(&hard, "hard-limit"), Severity::Danger);
+    assert_eq!(severity(&hard, "hard-limit"), Severity::Note);
     assert!(mend(&hard, "hard-limit").starts_with("virsh -c qemu:///system memtune web1"));
     let cgroup = changed(|r| r.seen.host.cgroup_headroom = Some(Bytes::gib(1)));
     assert_eq!(severity(&cgroup, "cgroup-limit"), Severity::Danger);

@@ -1,0 +1,128 @@
+//! What QEMU may hold of the host's memory moves with the guest's: QEMU's own control group on plain QEMU, libvirt's
+//! `hard_limit` on both descriptions, and what QEMU may lock.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use drive::Hypervisor;
+use drive::journal::MemoryJournal;
+use drive::libvirt::LibvirtMachine;
+use drive::qmp::QmpMachine;
+use drive::resize::resize;
+use lab::{Generation, Libvirtd, Recipe, Yes};
+use scale::limits::Limits;
+use scale::report::Verdict;
+use scale::units::{Bytes, Change};
+use scale::wanted::Wanted;
+
+async fn proven<H: Hypervisor>(machine: &mut H, memory: Bytes) {
+    let wanted = Wanted { memory: Some(Change::To(memory)), ..Wanted::default() };
+    let mut journal = MemoryJournal::default();
+    let report = resize(machine, &mut journal, wanted, &Limits::default(), &mut Yes).await.unwrap();
+    assert_eq!(report.verdict, Verdict::Proven, "{report:#?}");
+}
+
+/// A memory control group of its own for one process, taken away when the process has ended.
+struct Group {
+    folder: PathBuf,
+    limit: &'static str,
+}
+
+impl Group {
+    /// With this process alone in it; nothing where groups cannot be made here, which is said.
+    fn of(pid: u32, most: Bytes) -> Option<Group> {
+        let root = Path::new("/sys/fs/cgroup");
+        let (root, limit) = match root.join("memory").is_dir() {
+            true => (root.join("memory"), "memory.limit_in_bytes"),
+            false => (root.to_owned(), "memory.max"),
+        };
+        let folder = root.join(format!("supple-lab-{pid}"));
+        let made = fs::create_dir(&folder)
+            .and_then(|()| fs::write(folder.join(limit), most.get().to_string()))
+            .and_then(|()| fs::write(folder.join("cgroup.procs"), pid.to_string()));
+        let group = Group { folder, limit };
+        made.inspect_err(|error| eprintln!("no memory control group can be made here: {error}")).ok()?;
+        Some(group)
+    }
+
+    fn most(&self) -> Bytes {
+        let text = fs::read_to_string(self.folder.join(self.limit)).unwrap();
+        Bytes::new(text.trim().parse().unwrap())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Who is still in it goes to the root.
+        let procs = fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default();
+        for pid in procs.lines() {
+            let _ = fs::write(self.folder.with_file_name("cgroup.procs"), pid);
+        }
+        let _ = fs::remove_dir(&self.folder);
+    }
+}
+
+#[tokio::test]
+async fn the_limit_of_qemus_own_group_moves_with_its_memory() {
+    let guest = Recipe::q35().memory(Bytes::mib(512)).boot().await.unwrap();
+    let Some(group) = Group::of(guest.pid(), Bytes::gib(1)) else { return };
+    let mut machine = QmpMachine::open(&guest.qmp(), Some(&guest.agent()), &Limits::default()).await.unwrap();
+    assert_eq!(machine.observe().await.unwrap().host.memory_limit, Some(Bytes::gib(1)));
+    proven(&mut machine, Bytes::mib(1536)).await;
+    assert_eq!(group.most(), Bytes::gib(2));
+    // The guest may touch all of it: the host's kernel ended QEMU here if the limit stood where it was.
+    let touched = guest.witness().touch(Bytes::mib(1100)).await.unwrap();
+    assert!(guest.witness().intact(&touched).await.unwrap());
+    guest.witness().release(touched).await.unwrap();
+    proven(&mut machine, Bytes::mib(512)).await;
+    assert_eq!(group.most(), Bytes::gib(1));
+}
+
+#[tokio::test]
+async fn what_qemu_may_lock_is_read_back_and_set() {
+    let guest = Recipe::q35().boot().await.unwrap();
+    let mut machine = QmpMachine::open(&guest.qmp(), Some(&guest.agent()), &Limits::default()).await.unwrap();
+    let host = machine.observe().await.unwrap().host;
+    let Some(most) = host.lock_limit else {
+        return assert!(host.memlock_headroom.is_none() || !rustix::process::geteuid().is_root());
+    };
+    let set = |from: Bytes, to: Bytes| scale::plan::Act::Set {
+        from: Box::new(scale::setting::Setting::Locked { most: from }),
+        to: Box::new(scale::setting::Setting::Locked { most: to }),
+    };
+    let more = most + Bytes::gib(1);
+    let until = machine.now() + scale::time::Span::secs(5);
+    machine.apply(&set(most, more), until).await.unwrap();
+    assert_eq!(machine.observe().await.unwrap().host.lock_limit, Some(more));
+    let stale = machine.apply(&set(most, most + Bytes::gib(2)), until).await.unwrap_err().to_string();
+    assert!(stale.contains("something else has changed it"), "{stale}");
+    machine.apply(&set(more, most), until).await.unwrap();
+    assert_eq!(machine.observe().await.unwrap().host.lock_limit, Some(most));
+}
+
+#[tokio::test]
+async fn libvirts_hard_limit_moves_on_both_sides() {
+    let libvirtd = Libvirtd::with_cpu_groups(Generation::System).await.unwrap();
+    let guest = libvirtd.boot("web1", &Recipe::q35().memory(Bytes::mib(512))).await.unwrap();
+    let limited = ["memtune", "web1", "--hard-limit", "1048576", "--live", "--config"];
+    if let Err(error) = libvirtd.virsh(&limited).await {
+        // A user's libvirt has no control groups.
+        assert!(libvirtd.connect_uri().contains("session"), "{error:#}");
+        return eprintln!("{error:#}");
+    }
+    let mut machine =
+        LibvirtMachine::open(&libvirtd.connect_uri(), "web1", &Limits::default()).await.unwrap();
+    let told = async |side: &str| {
+        let told = libvirtd.virsh(&["memtune", "web1", side]).await.unwrap();
+        let line = told.lines().find(|line| line.starts_with("hard_limit")).unwrap().to_owned();
+        line.split_whitespace().next_back().unwrap().parse::<u64>().unwrap()
+    };
+    proven(&mut machine, Bytes::mib(1536)).await;
+    assert_eq!((told("--live").await, told("--config").await), (2 << 20, 2 << 20));
+    let touched = guest.witness().touch(Bytes::mib(1100)).await.unwrap();
+    assert!(guest.witness().intact(&touched).await.unwrap());
+    guest.witness().release(touched).await.unwrap();
+    proven(&mut machine, Bytes::mib(512)).await;
+    assert_eq!((told("--live").await, told("--config").await), (1 << 20, 1 << 20));
+    guest.is_level().await.unwrap();
+}
