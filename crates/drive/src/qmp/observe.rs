@@ -136,13 +136,19 @@ pub(crate) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> R
     let busy = replies::busy(&current.migration);
     let life = life(&current.threads, lasting.pid);
     let machine = machine(monitor, lasting, current.status.status, busy, life);
+    let host = host(lasting, &memory, monitor.manager());
+    Ok(Seen { machine, memory, vcpus, host, balloon: balloon_path })
+}
+
+/// The host around QEMU. What a manager limits is the manager's to tell and to move.
+fn host(lasting: &Lasting, memory: &Memory, manager: Manager) -> Host {
     let mut host = host::look(lasting.pid);
-    host.pools = host::pools(lasting.pid, &memory);
+    host.pools = host::pools(lasting.pid, memory);
     host.locks = lasting.line.locks_memory();
-    if let Some(pid) = lasting.pid.filter(|_| monitor.manager() == Manager::Nobody) {
+    if let Some(pid) = lasting.pid.filter(|_| manager == Manager::Nobody) {
         host::limits::moving(pid, &mut host);
     }
-    Ok(Seen { machine, memory, vcpus, host, balloon: balloon_path })
+    host
 }
 
 /// QEMU's nodes without the NVDIMMs that it counts in; one node where it has set up none.
