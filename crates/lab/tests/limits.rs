@@ -22,6 +22,13 @@ async fn proven<H: Hypervisor>(machine: &mut H, memory: Bytes) {
     assert_eq!(report.verdict, Verdict::Proven, "{report:#?}");
 }
 
+/// Whether this process has CAP_SYS_RESOURCE: a container's root has it not.
+fn may_raise_limits() -> bool {
+    let told = fs::read_to_string("/proc/self/status").unwrap();
+    let held = told.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    u64::from_str_radix(held.trim(), 16).unwrap() >> 24 & 1 == 1
+}
+
 /// A memory control group of its own for one process, taken away when the process has ended.
 struct Group {
     folder: PathBuf,
@@ -84,7 +91,8 @@ async fn what_qemu_may_lock_is_read_back_and_set() {
     let mut machine = QmpMachine::open(&guest.qmp(), Some(&guest.agent()), &Limits::default()).await.unwrap();
     let host = machine.observe().await.unwrap().host;
     let Some(most) = host.lock_limit else {
-        return assert!(host.memlock_headroom.is_none() || !rustix::process::geteuid().is_root());
+        // Unlimited, or nobody here may raise it.
+        return assert!(host.memlock_headroom.is_none() || !may_raise_limits(), "{host:?}");
     };
     let set = |from: Bytes, to: Bytes| scale::plan::Act::Set {
         from: Box::new(scale::setting::Setting::Locked { most: from }),
@@ -117,7 +125,16 @@ async fn libvirts_hard_limit_moves_on_both_sides() {
         let line = told.lines().find(|line| line.starts_with("hard_limit")).unwrap().to_owned();
         line.split_whitespace().next_back().unwrap().parse::<u64>().unwrap()
     };
-    proven(&mut machine, Bytes::mib(1536)).await;
+    let wanted = Wanted { memory: Some(Change::To(Bytes::mib(1536))), ..Wanted::default() };
+    let mut journal = MemoryJournal::default();
+    let report = resize(&mut machine, &mut journal, wanted, &Limits::default(), &mut Yes).await.unwrap();
+    if !may_raise_limits() && libvirtd.log().contains("cannot limit locked memory") {
+        // libvirt bounds what QEMU may lock by the hard limit before it plugs memory, and may not here.
+        assert_eq!(report.steps[0].act, "set QEMU's memory limit from 1 GiB to 2 GiB");
+        assert_eq!((told("--live").await, told("--config").await), (1 << 20, 1 << 20), "it is set back");
+        return guest.is_level().await.unwrap();
+    }
+    assert_eq!(report.verdict, Verdict::Proven, "{report:#?}\n{}", libvirtd.log());
     assert_eq!((told("--live").await, told("--config").await), (2 << 20, 2 << 20));
     let touched = guest.witness().touch(Bytes::mib(1100)).await.unwrap();
     assert!(guest.witness().intact(&touched).await.unwrap());
