@@ -231,6 +231,11 @@ impl Memory {
         self.boot + self.dimm_total() + self.virtio_mem.iter().map(|v| v.size).sum()
     }
 
+    /// What QEMU has of the host's memory once the guest has touched all of it, backends without a device included.
+    pub fn held(&self) -> Bytes {
+        self.total() + self.unused_backends.iter().map(|backend| backend.size).sum()
+    }
+
     /// The sum of all DIMMs, NVDIMMs not counted.
     pub fn dimm_total(&self) -> Bytes {
         self.dimms.iter().filter(|d| d.kind == DimmKind::Dimm).map(|d| d.size).sum()

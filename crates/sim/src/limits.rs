@@ -71,7 +71,10 @@ impl World {
     fn write_limit(&mut self, to: &Setting) {
         let fittings = &mut self.fittings;
         match to {
-            Setting::Memory { most } => self.host.memory_limit = Some(*most),
+            Setting::Memory { most } => {
+                self.host.memory_limit = Some(*most);
+                self.is_killed_at(self.host_memory());
+            }
             Setting::Locked { most } => self.host.lock_limit = Some(*most),
             Setting::CpuPower(power) => fittings.power = Some(*power),
             Setting::DiskIo { disk, io } => {

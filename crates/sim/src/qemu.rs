@@ -143,17 +143,27 @@ impl World {
         self.qemu.boot + self.qemu.backends.values().copied().sum() + devices
     }
 
-    /// So much more memory is made: what may not be locked is refused (mmap(2), EAGAIN), and what may not be held ends
-    /// QEMU (mm/memcontrol.c, 6.1).
+    /// The same with what virtio-mem devices are asked to hold, where that is more.
+    pub fn host_memory_promised(&self) -> Bytes {
+        let devices = self.qemu.virtio_mem.iter();
+        self.host_memory() + devices.map(|device| device.requested.saturating_sub(device.size)).sum()
+    }
+
+    /// So much more memory is made: what may not be locked is refused (mmap(2), EAGAIN).
     pub(crate) fn bears(&mut self, more: Bytes) -> Result<(), String> {
         let held = self.host_memory() + more;
         if self.host.locks && self.host.lock_limit.is_some_and(|most| held > most) {
             return Err("cannot set up guest memory: Resource temporarily unavailable".into());
         }
+        self.is_killed_at(held);
+        Ok(())
+    }
+
+    /// What may not be held ends QEMU (mm/memcontrol.c, 6.1).
+    pub(crate) fn is_killed_at(&mut self, held: Bytes) {
         if self.host.memory_limit.is_some_and(|most| held > most) {
             self.vanish("the host's kernel killed it: out of its control group's memory");
         }
-        Ok(())
     }
 
     pub(crate) fn object_del(&mut self, memdev: &str) -> Result<(), String> {

@@ -85,6 +85,7 @@ impl World {
         };
         if moved {
             self.qemu.virtio_mem[index].size = next;
+            self.is_killed_at(self.host_memory());
             self.size_changed();
         }
         if next != device.requested && moved {

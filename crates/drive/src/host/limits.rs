@@ -29,6 +29,8 @@ pub(crate) struct Level {
     pub(crate) limit: Bytes,
     /// What it still lets the processes in it take.
     pub(crate) headroom: Bytes,
+    /// What they hold and the kernel cannot write back to files.
+    held: Bytes,
     /// True for the group that the process itself is in.
     pub(crate) own: bool,
 }
@@ -44,10 +46,14 @@ pub(crate) fn levels(root: &Path, membership: &str) -> Vec<Level> {
     let v2 = || membership.lines().find_map(|line| line.strip_prefix("0::"));
     let (root, path, names) = match (v1, v2()) {
         (Some(path), _) => {
-            let names = ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"];
-            (root.join("memory"), path, names)
+            (root.join("memory"), path, ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_"])
         }
-        (None, Some(path)) => (root.to_owned(), path, ["memory.max", "memory.current", "inactive_file"]),
+        (None, Some(path)) => {
+            // Beside version 1 it is mounted below (systemd's hybrid layout).
+            let unified = root.join("unified");
+            let root = if unified.is_dir() { unified } else { root.to_owned() };
+            (root, path, ["memory.max", "memory.current", ""])
+        }
         (None, None) => return Vec::new(),
     };
     let below = Path::new(path.trim_start_matches('/'));
@@ -59,15 +65,20 @@ pub(crate) fn levels(root: &Path, membership: &str) -> Vec<Level> {
     below.ancestors().enumerate().filter_map(level).collect()
 }
 
-fn read(group: &Path, [limit, used, cache]: [&str; 3], own: bool) -> Option<Level> {
+fn read(group: &Path, [limit, used, whole]: [&str; 3], own: bool) -> Option<Level> {
     let number = |name: &str| text(&group.join(name))?.trim().parse::<u64>().ok();
     // Version 2 writes `max` for no limit; version 1 the greatest number of pages (mm/page_counter.c).
     let most = number(limit).filter(|limit| *limit < i64::MAX as u64 / 2)?;
     let stat = text(&group.join("memory.stat")).unwrap_or_default();
-    let cache = stat.lines().find_map(|line| line.strip_prefix(cache)?.trim().parse::<u64>().ok());
-    let used = number(used)?.saturating_sub(cache.unwrap_or(0));
+    let cache = |kind: &str| {
+        let name = format!("{whole}{kind} ");
+        let told = stat.lines().find_map(|line| line.strip_prefix(name.as_str())?.trim().parse::<u64>().ok());
+        told.unwrap_or(0)
+    };
+    let used = number(used)?.saturating_sub(cache("inactive_file"));
     let headroom = Bytes::new(most.saturating_sub(used));
-    Some(Level { file: group.join(limit), limit: Bytes::new(most), headroom, own })
+    let held = Bytes::new(used.saturating_sub(cache("active_file")));
+    Some(Level { file: group.join(limit), limit: Bytes::new(most), headroom, held, own })
 }
 
 /// The limits above this process.
@@ -95,10 +106,9 @@ pub(crate) fn moving(pid: u32, host: &mut Host) {
     host.lock_limit = lock_limit(pid);
 }
 
-/// What the control groups of a process still let it take, one with this limit left out: its manager moves that.
-pub(crate) fn headroom_beside(pid: u32, limit: Bytes) -> Option<Bytes> {
-    let others = levels_of(pid).into_iter().filter(|level| level.limit != limit);
-    others.map(|level| level.headroom).min()
+/// True for two readings of one limit: the kernel keeps it in whole pages (mm/page_counter.c, 6.1), of 64 KiB at most.
+pub(crate) fn is_near(one: Bytes, other: Bytes) -> bool {
+    one.get().abs_diff(other.get()) < 64 << 10
 }
 
 /// A limit of this QEMU as it is now.
@@ -139,7 +149,8 @@ pub(crate) async fn set(
     }
     match to {
         Setting::Memory { most } => {
-            until_held(pid, *most, until).await?;
+            let group = now.bytes().unwrap_or_default();
+            until_held(pid, group, *most, until).await?;
             set_own(pid, *most)
         }
         Setting::Locked { most } => set_lock_limit(pid, *most),
@@ -190,20 +201,32 @@ fn hard_memlock(limits: &str) -> Option<u64> {
     values.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Waits until the process holds no more than `to`. QEMU unmaps a backend's memory a moment after it is deleted (RCU;
-/// util/rcu.c, 7.2 and 10.0), and a limit below what is held ends it (cgroups of version 2).
+/// Waits until the process, and its group with the limit `group`, hold no more than `to`. QEMU unmaps a backend's memory
+/// a moment after it is deleted (RCU; util/rcu.c, 7.2 and 10.0), and a limit below what is held ends it (cgroups of
+/// version 2).
 ///
 /// # Errors
 /// It held more until the end.
-pub(crate) async fn until_held(pid: u32, to: Bytes, until: Instant) -> Result<(), ApplyError> {
+pub(crate) async fn until_held(pid: u32, group: Bytes, to: Bytes, until: Instant) -> Result<(), ApplyError> {
     loop {
-        let status = text(Path::new(&format!("/proc/{pid}/status"))).unwrap_or_default();
-        let Some(held) = kib_line(&status, "VmRSS").filter(|held| *held > to) else { return Ok(()) };
+        let held = held(pid, group);
+        if held <= to {
+            return Ok(());
+        }
         if Instant::now() + LOOK >= until {
             return Err(ApplyError::Refused(format!("QEMU holds {held}: a limit of {to} would end it")));
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// What the process has of memory that is not a file's, and what its group with this limit counts beside: other
+/// processes' and the kernel's for them.
+fn held(pid: u32, group: Bytes) -> Bytes {
+    let status = text(Path::new(&format!("/proc/{pid}/status"))).unwrap_or_default();
+    let part = |name| kib_line(&status, name).unwrap_or_default();
+    let level = levels_of(pid).into_iter().find(|level| is_near(level.limit, group));
+    (part("RssAnon") + part("RssShmem")).max(level.map_or(Bytes::ZERO, |level| level.held))
 }
 
 #[cfg(test)]
@@ -230,7 +253,7 @@ mod tests {
             &[
                 ("vm.slice/memory.max", "1000000\n"),
                 ("vm.slice/memory.current", "900000\n"),
-                ("vm.slice/memory.stat", "anon 500000\ninactive_file 300000\n"),
+                ("vm.slice/memory.stat", "anon 500000\ninactive_file 300000\nactive_file 50000\n"),
                 ("vm.slice/web1/memory.max", "max\n"),
                 ("vm.slice/web1/memory.current", "700000\n"),
                 ("vm.slice/web2/memory.max", "70000\n"),
@@ -239,6 +262,7 @@ mod tests {
         );
         let of = |membership| plain(&levels(root.path(), membership));
         assert_eq!(of("0::/vm.slice/web1\n"), [(1_000_000, 400_000, false)]);
+        assert_eq!(levels(root.path(), "0::/vm.slice/web1\n")[0].held, Bytes::new(550_000));
         assert_eq!(of("0::/vm.slice/web2\n"), [(70_000, 20_000, true), (1_000_000, 400_000, false)]);
         assert_eq!(of("0::/elsewhere\n"), []);
         assert_eq!(of("0::/../../vm.slice\n"), []);
@@ -263,6 +287,20 @@ mod tests {
     }
 
     #[test]
+    fn version_2_is_found_beside_version_1() {
+        let root = tempfile::tempdir().expect("a folder");
+        write(
+            root.path(),
+            &[
+                ("unified/vm/memory.max", "9000\n"),
+                ("unified/vm/memory.current", "4000\n"),
+                ("vm/memory.max", "1\n"),
+            ],
+        );
+        assert_eq!(plain(&levels(root.path(), "3:cpu:/vm\n0::/vm\n")), [(9000, 5000, true)]);
+    }
+
+    #[test]
     fn a_hard_limit_is_read_beside_the_soft_one() {
         let limits = |hard| format!("Limit  Soft  Hard  Units\nMax locked memory  7  {hard}  bytes\n");
         assert_eq!((hard_memlock(&limits("9")), hard_memlock(&limits("unlimited"))), (Some(9), None));
@@ -272,11 +310,11 @@ mod tests {
     async fn a_limit_below_what_is_held_is_refused_in_time() {
         let now = Instant::now();
         let own = std::process::id();
-        let refused = until_held(own, Bytes::new(1), now).await;
+        let refused = until_held(own, Bytes::ZERO, Bytes::new(1), now).await;
         assert!(
             matches!(&refused, Err(ApplyError::Refused(why)) if why.contains("would end it")),
             "{refused:?}"
         );
-        assert_eq!(until_held(own, Bytes::gib(1 << 20), now).await, Ok(()));
+        assert_eq!(until_held(own, Bytes::ZERO, Bytes::gib(1 << 20), now).await, Ok(()));
     }
 }

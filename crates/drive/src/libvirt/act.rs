@@ -166,6 +166,13 @@ impl Hand {
                      leaves the definition as it is)"
                 ))
             }
+            ApplyError::Refused(why) if why.contains("cannot limit locked memory") => {
+                ApplyError::Refused(format!(
+                    "{why}; libvirt bounds what QEMU may lock by the machine's hard_limit before it plugs memory, and its \
+                     daemon lacks CAP_SYS_RESOURCE here: give it that, or lift the limit with `virsh memtune DOMAIN \
+                     --hard-limit -1 --live`"
+                ))
+            }
             other @ (ApplyError::Refused(_) | ApplyError::Unknown(_)) => other,
         })
     }
@@ -270,30 +277,8 @@ pub(super) fn refused(error: CallError) -> ApplyError {
     match error {
         CallError::TimedOut { .. } => ApplyError::Unknown(error.to_string()),
         CallError::Busy { .. } | CallError::Crowded { .. } => ApplyError::Refused(error.to_string()),
-        CallError::Libvirt(error) => match error.code {
-            // The connection broke while libvirt was at it.
-            Code::Rpc | Code::System => ApplyError::Unknown(error.message),
-            Code::NoLibrary
-            | Code::Internal
-            | Code::NoSupport
-            | Code::NoConnect
-            | Code::InvalidArgument
-            | Code::OperationFailed
-            | Code::Xml
-            | Code::Denied
-            | Code::NoDomain
-            | Code::Auth
-            | Code::OperationInvalid
-            | Code::ConfigUnsupported
-            | Code::OperationTimeout
-            | Code::Unsupported
-            | Code::AgentUnresponsive
-            | Code::Busy
-            | Code::DeviceMissing
-            | Code::AgentTimeout
-            | Code::AgentFailed
-            | Code::Other(_) => ApplyError::Refused(error.message),
-        },
+        CallError::Libvirt(error) if error.is_no_answer() => ApplyError::Unknown(error.message),
+        CallError::Libvirt(error) => ApplyError::Refused(error.message),
     }
 }
 

@@ -19,6 +19,19 @@ impl Error {
         Self { code: Code::from(code), domain, message: shown(message) }
     }
 
+    /// True where this is no answer of libvirt's: the connection broke while a call was under way, or the answer could
+    /// not be read, and what was asked may have been done.
+    ///
+    /// The part that failed tells. All that src/rpc says of a connection is of `VIR_FROM_RPC`, also with the code of a
+    /// system or internal error (virnetsocket.c, virnetclient.c, 9.0); what the daemon answers has the part that failed
+    /// there, `VIR_FROM_NONE` for what the kernel refused it (virprocess.c).
+    pub fn is_no_answer(&self) -> bool {
+        let unsent = self.message == "client socket is closed";
+        let is_local =
+            matches!(self.domain, RPC | SSH | LIBSSH) || self.domain == REMOTE && self.code == Code::System;
+        self.code == Code::Rpc || is_local && !unsent
+    }
+
     /// True where another call held the domain for too long (libvirt 9.0 and 11.3, `virDomainObjBeginJobInternal`).
     pub fn is_held(&self) -> bool {
         self.code == Code::OperationTimeout && self.message.contains("cannot acquire state change lock")
@@ -29,6 +42,12 @@ impl Error {
         Self { code, domain: 0, message: shown(message) }
     }
 }
+
+/// Parts of libvirt that fail on this side of a connection; numbers from libvirt's `virterror.h`.
+const RPC: i32 = 7;
+const REMOTE: i32 = 13;
+const SSH: i32 = 50;
+const LIBSSH: i32 = 66;
 
 /// The kinds of failure that callers tell apart; numbers from libvirt's `virterror.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,7 +68,8 @@ pub enum Code {
     Xml,
     /// `VIR_ERR_OPERATION_DENIED`, `VIR_ERR_ACCESS_DENIED`: a read-only connection, or a policy.
     Denied,
-    /// `VIR_ERR_SYSTEM_ERROR`: also a socket that is not there.
+    /// `VIR_ERR_SYSTEM_ERROR`: what the kernel refused, libvirt or us; also a socket that is not there or that broke
+    /// ([`Error::is_no_answer`]).
     System,
     /// `VIR_ERR_RPC`: the connection to the daemon broke.
     Rpc,
@@ -110,6 +130,27 @@ impl From<i32> for Code {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_kernel_refused_libvirt_is_an_answer_and_a_broken_connection_is_none() {
+        let no_answer = |code, domain, message: &str| Error::new(code, domain, message).is_no_answer();
+        let locked = "cannot limit locked memory of process 7 to 2147483648: Operation not permitted";
+        assert!(
+            !no_answer(38, 0, locked) && !no_answer(38, 10, "Unable to write to 'memory.limit_in_bytes'")
+        );
+        assert!(!no_answer(1, 10, "unable to execute QEMU command 'device_add'"));
+        for (code, message) in [
+            (38, "End of file while reading data: Input/output error"),
+            (38, "Cannot write data: Broken pipe"),
+            (1, "received hangup event on socket"),
+            (1, "connection closed due to keepalive timeout"),
+            (39, "packet 4194304 bytes received from server too large"),
+        ] {
+            assert!(no_answer(code, 7, message), "{message}");
+        }
+        assert!(no_answer(85, 50, "lost") && no_answer(98, 66, "lost") && no_answer(38, 13, "lost"));
+        assert!(!no_answer(1, 7, "client socket is closed"), "nothing was sent");
+    }
 
     #[test]
     fn a_domain_that_another_call_holds_is_told_from_a_guest_that_is_slow() {

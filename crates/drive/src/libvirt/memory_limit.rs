@@ -23,17 +23,19 @@ const UNLIMITED: u64 = 9_007_199_254_740_991;
 
 /// Puts the limit in place of what the host's files tell of it. Where libvirt does not tell, there is none to move.
 pub(super) async fn overlay(hand: &Hand, monitor: &Monitor, host: &mut Host) {
-    let told = told(hand, Instant::now() + READ).await;
+    let told = told(hand, Affect::Live, Instant::now() + READ).await;
     let Some(limit) = told.ok().as_ref().and_then(of) else { return };
     host.memory_limit = Some(limit);
-    host.cgroup_headroom = monitor.pid().and_then(|pid| host::limits::headroom_beside(pid, limit));
+    let others = monitor.pid().map(host::limits::levels_of).unwrap_or_default().into_iter();
+    let others = others.filter(|level| !host::limits::is_near(level.limit, limit));
+    host.cgroup_headroom = others.map(|level| level.headroom).min();
 }
 
 /// The limit as it is now. What may be locked is libvirt's own business.
 pub(super) async fn look(hand: &Hand, name: &SettingName) -> Option<Setting> {
     match name {
         SettingName::Memory => {
-            let told = told(hand, Instant::now() + READ).await.ok()?;
+            let told = told(hand, Affect::Live, Instant::now() + READ).await.ok()?;
             of(&told).map(|most| Setting::Memory { most })
         }
         SettingName::Locked
@@ -44,7 +46,7 @@ pub(super) async fn look(hand: &Hand, name: &SettingName) -> Option<Setting> {
     }
 }
 
-/// Sets it, on both sides.
+/// Sets it, and the definition's with it where that has one that was the same or would be too low.
 pub(super) async fn set(
     hand: &Hand,
     monitor: &Monitor,
@@ -52,8 +54,9 @@ pub(super) async fn set(
     to: &Setting,
     until: Instant,
 ) -> Result<(), ApplyError> {
-    let now = of(&told(hand, until).await.map_err(refused)?).map(|most| Setting::Memory { most });
-    let Some((now, Setting::Memory { most })) = now.zip(Some(to)) else {
+    let now = of(&told(hand, Affect::Live, until).await.map_err(refused)?);
+    let now = now.map(|most| Setting::Memory { most });
+    let (Some(now), Some(was), Setting::Memory { most }) = (now, from.bytes(), to) else {
         return Err(ApplyError::Refused(format!("libvirt has no {} here", to.name())));
     };
     if !now.stands_between(from, to) {
@@ -63,15 +66,27 @@ pub(super) async fn set(
     }
     let most = *most;
     if let Some(pid) = monitor.pid() {
-        host::limits::until_held(pid, most, until).await?;
+        host::limits::until_held(pid, now.bytes().unwrap_or_default(), most, until).await?;
     }
-    let affect = hand.definition.both();
+    let affect = match hand.definition.both() {
+        Affect::Both => {
+            let defined = of(&told(hand, Affect::Config, until).await.map_err(refused)?);
+            if follows(defined, was, most) { Affect::Both } else { Affect::Live }
+        }
+        live @ (Affect::Live | Affect::Config) => live,
+    };
     hand.change("the memory limit", until, move |domain| domain.set_hard_limit(most, affect)).await
 }
 
-async fn told(hand: &Hand, until: Instant) -> Result<Params, CallError> {
+/// Whether the definition's limit goes along. None is not made one, and another one that somebody has chosen for the
+/// next start is raised alone: the definition gets the memory too.
+fn follows(defined: Option<Bytes>, from: Bytes, to: Bytes) -> bool {
+    defined.is_some_and(|most| host::limits::is_near(most, from) || from < to && most < to)
+}
+
+async fn told(hand: &Hand, affect: Affect, until: Instant) -> Result<Params, CallError> {
     let domain = hand.domain().clone();
-    hand.lane().call("the memory limit", left(until), move || domain.memory_limits(Affect::Live)).await
+    hand.lane().call("the memory limit", left(until), move || domain.memory_limits(affect)).await
 }
 
 fn of(params: &Params) -> Option<Bytes> {
@@ -83,6 +98,18 @@ fn of(params: &Params) -> Option<Bytes> {
 mod tests {
     use super::super::stats::Param;
     use super::*;
+
+    #[test]
+    fn a_definition_without_a_limit_gets_none_and_another_one_is_not_lowered() {
+        let follows = |defined: Option<u64>, from, to| {
+            follows(defined.map(Bytes::mib), Bytes::mib(from), Bytes::mib(to))
+        };
+        assert!(follows(Some(1024), 1024, 2048) && follows(Some(2048), 2048, 1024));
+        assert!(follows(Some(1000), 1024, 2048), "it would be too low for the memory");
+        assert!(!follows(None, 1024, 2048) && !follows(None, 2048, 1024));
+        assert!(!follows(Some(4096), 1024, 2048) && !follows(Some(4096), 2048, 1024));
+        assert!(!follows(Some(1500), 2048, 1024) && !follows(Some(512), 2048, 1024));
+    }
 
     #[test]
     fn no_limit_is_told_as_a_number() {

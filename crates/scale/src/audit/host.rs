@@ -72,13 +72,14 @@ impl Auditor<'_> {
         }
     }
 
-    /// After the last step: no limit is left higher than what came calls for.
+    /// After the last step: no limit is left higher than what came calls for, nor lowered below what is left.
     pub(super) fn limits_are_back(&mut self) {
         for limit in self.seen.host.moving_limits() {
             let now = self.ledger.setting(&limit.name()).and_then(|now| now.bytes());
             let (Some(was), Some(now)) = (limit.bytes(), now) else { continue };
-            let due = i128::from(was.get()) + self.held;
-            self.require(i128::from(now.get()) == due || due <= 0, Kind::Leftover, || {
+            let (was, left) = (i128::from(was.get()), i128::from(self.seen.memory.held().get()) + self.held);
+            let due = (was + self.held).max(left.min(was));
+            self.require(i128::from(now.get()) == due, Kind::Leftover, || {
                 format!("{} is left at {now}, and {due} bytes are due", limit.name())
             });
         }

@@ -1,5 +1,6 @@
 //! Limits that move with a machine's memory: they are raised before memory comes and lowered after it is gone, by as
-//! much, so that what is between the two stays what it was.
+//! much, so that what is between the two stays what it was. One that is below the machine's memory (a guest that never
+//! touched all of it) is not lowered below what is left.
 //!
 //! A limit that is raised for a DIMM belongs to the DIMM's group and is set back with it. Where a virtio-mem device
 //! grows it is a group before: what the guest took of a growth that broke stays, and needs the limit. One that is
@@ -26,8 +27,12 @@ pub(super) fn escort(scene: &Scene<'_>, parts: &mut [Part]) {
 struct Escort<'a> {
     scene: &'a Scene<'a>,
     now: Setting,
-    /// What it is due to be; not above zero where more goes than it ever allowed for, and then it stays as it is.
-    due: i128,
+    /// What it was.
+    was: i128,
+    /// What QEMU held then.
+    held: i128,
+    /// How much more QEMU holds by now.
+    more: i128,
     /// What each backend holds.
     backends: BTreeMap<String, Bytes>,
     /// What each virtio-mem device holds.
@@ -45,9 +50,10 @@ impl<'a> Escort<'a> {
         let memory = &scene.seen.memory;
         let dimms = memory.dimms.iter().map(|dimm| (dimm.memdev.clone(), dimm.size));
         let spare = memory.unused_backends.iter().map(|backend| (backend.id.clone(), backend.size));
-        let devices = memory.virtio_mem.iter().map(|device| (device.id.clone(), device.size));
-        let due = i128::from(now.bytes().unwrap_or_default().get());
-        Escort { scene, now, due, backends: dimms.chain(spare).collect(), devices: devices.collect() }
+        let devices = memory.virtio_mem.iter().map(|device| (device.id.clone(), device.size)).collect();
+        let was = i128::from(now.bytes().unwrap_or_default().get());
+        let held = i128::from(memory.held().get());
+        Escort { scene, now, was, held, more: 0, backends: dimms.chain(spare).collect(), devices }
     }
 
     /// The group with what is set before or behind it.
@@ -74,8 +80,9 @@ impl<'a> Escort<'a> {
     }
 
     fn set(&mut self, more: i128) -> Option<Step> {
-        self.due += more;
-        let most = u64::try_from(self.due).ok().map(Bytes::new).filter(|most| !most.is_zero())?;
+        self.more += more;
+        let due = (self.was + self.more).max(self.was.min(self.held + self.more));
+        let most = u64::try_from(due).ok().map(Bytes::new)?;
         let there = self.now.with_bytes(most).filter(|there| *there != self.now)?;
         let (from, to) = (Box::new(self.now.clone()), Box::new(there.clone()));
         self.now = there;

@@ -46,6 +46,21 @@ fn a_limit_is_lowered_after_a_dimm_is_gone() {
 }
 
 #[test]
+fn a_limit_below_the_machines_memory_is_not_lowered_below_what_is_left() {
+    let shrunk = |most| {
+        let mut seen = with_dimm(machine(), "supple-dimm0", Bytes::gib(1), 0);
+        seen = with_dimm(seen, "supple-dimm1", Bytes::gib(2), 0);
+        seen.host.memory_limit = Some(most);
+        let plan = written(&planned(&seen, &memory("2G")));
+        plan.into_iter().find(|step| step.contains(" set "))
+    };
+    let lowered = |to| Some(format!("1 set QEMU's memory limit from {to}"));
+    assert_eq!(shrunk(Bytes::gib(4)), lowered("4 GiB to 2 GiB"));
+    assert_eq!(shrunk(Bytes::mib(3584)), lowered("3.5 GiB to 2 GiB"), "4 GiB were never touched");
+    assert_eq!(shrunk(Bytes::mib(1536)), None, "it is below already");
+}
+
+#[test]
 fn a_limit_that_virtio_mem_needs_stands_whatever_the_guest_takes() {
     let seen = held(with_virtio_mem(machine(), "vmem0", Bytes::gib(2), 0));
     let grown = written(&planned(&seen, &memory("+512M")));

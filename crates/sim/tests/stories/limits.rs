@@ -4,7 +4,7 @@
 use crate::harness::{Stage, memory};
 use scale::report::Verdict;
 use scale::units::Bytes;
-use sim::{Mood, World};
+use sim::{Mood, Pinned, World};
 
 /// 1 GiB of boot memory, and 512 MiB more that QEMU may hold and lock.
 fn world() -> World {
@@ -42,6 +42,46 @@ fn a_limit_that_cannot_be_raised_costs_nothing_but_the_growth() {
     assert_eq!(report.verdict, Verdict::Failed, "{report:#?}");
     assert!(stage.world.dimms().is_empty() && stage.world.spare_backends().is_empty());
     kept(&stage);
+}
+
+#[test]
+fn memory_that_the_guest_keeps_keeps_its_limit() {
+    let world = World::small().virtio_mem("vmem0", 0, Bytes::gib(4)).memory_limit(Bytes::mib(1536));
+    for world in [world, World::small().memory_limit(Bytes::mib(1536)).in_libvirt()] {
+        let mut stage = Stage::new(world);
+        let grown = stage.apply(&memory(Bytes::gib(4))).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(grown.verdict, Verdict::Proven, "{grown:#?}");
+        stage.world.put(Mood::Refuses(Pinned::All));
+        let report = stage.apply(&memory(Bytes::gib(1))).unwrap_or_else(|e| panic!("{e}"));
+        assert_ne!(report.verdict, Verdict::Proven, "{report:#?}");
+        assert!(stage.world.host_memory() > Bytes::gib(2), "{}", stage.past());
+        for distance in distances(&stage) {
+            assert!(distance >= Bytes::mib(512), "{distance}\n{}", stage.past());
+        }
+    }
+}
+
+#[test]
+fn a_limit_that_cannot_be_lowered_is_told_and_the_memory_is_gone() {
+    let mut stage = Stage::new(world());
+    let _grown = stage.apply(&memory(Bytes::gib(2))).unwrap_or_else(|e| panic!("{e}"));
+    stage.world.put(Mood::NoLimits);
+    let report = stage.apply(&memory(Bytes::gib(1))).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(report.achieved.map(|sizes| sizes.memory), Some(Bytes::gib(1)), "{report:#?}");
+    assert!(report.held_back.iter().any(|why| why.contains("set QEMU's")), "{report:#?}");
+    assert_eq!(distances(&stage), [Bytes::mib(1536); 2], "{}", stage.past());
+}
+
+#[test]
+fn a_machine_without_limits_gets_none() {
+    for world in [World::small(), World::small().in_libvirt()] {
+        let mut stage = Stage::new(world);
+        for gib in [3, 1] {
+            let report = stage.apply(&memory(Bytes::gib(gib))).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(report.verdict, Verdict::Proven, "{report:#?}");
+            assert_eq!(distances(&stage), []);
+        }
+    }
 }
 
 #[test]

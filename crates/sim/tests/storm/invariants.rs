@@ -26,12 +26,14 @@ pub(crate) enum Ended {
 type Rule = (&'static str, fn(&Deed<'_>, &[Record]) -> Result<(), String>);
 
 /// Every invariant, by its name.
-pub(crate) const ALL: [Rule; 12] = [
+pub(crate) const ALL: [Rule; 14] = [
     ("no disk and no layer of one is ever smaller than it was", nothing_shrinks),
     ("no layer of a disk is larger than what it lies on", nothing_overhangs),
     ("a disk that was not asked for keeps its size", unasked_disks_stay),
     ("a limit that was not asked for keeps its value", unasked_limits_stay),
     ("a limit is what it was or what was asked, or is named as left behind", no_limit_is_half),
+    ("no limit comes nearer to what QEMU holds of the host's memory", no_limit_comes_nearer),
+    ("a limit that follows the memory is where it was above it, or that is told", limits_follow_memory),
     ("a refusal changes nothing", a_refusal_changes_nothing),
     ("what is called proven is so", proven_is_true),
     ("what is called failed reached nothing", failed_is_true),
@@ -121,8 +123,8 @@ fn is_asked(deed: &Deed<'_>, setting: &Setting) -> bool {
         }),
         Setting::NicRate { nic, .. } => wanted.nics.keys().any(|name| number(name) == number(nic)),
         Setting::IpRate { ip, .. } => wanted.ips.contains_key(ip),
-        // They move with the machine's memory.
-        Setting::Memory { .. } | Setting::Locked { .. } => wanted.memory.is_some(),
+        // They move with what QEMU holds, also where that was left over; `limits_follow_memory`.
+        Setting::Memory { .. } | Setting::Locked { .. } => true,
     }
 }
 
@@ -157,6 +159,45 @@ fn no_limit_is_half(deed: &Deed<'_>, _: &[Record]) -> Result<(), String> {
         let told = report.left_behind.iter().any(|left| left.contains(&name.to_string()));
         let whole = now == of.from || now.as_ref() == Some(&of.asked) || of.is_reached();
         require(whole || told, || format!("{name} is {now:?}, was {:?}", of.from))?;
+    }
+    Ok(())
+}
+
+/// The limits that follow the machine's memory, each with what lies between it and all that QEMU is to hold.
+fn distances(world: &World) -> Vec<(SettingName, i128)> {
+    let held = i128::from(world.host_memory_promised().get());
+    let settings = world.settings().into_iter();
+    settings.filter_map(|of| Some((of.name(), i128::from(of.bytes()?.get()) - held))).collect()
+}
+
+fn no_limit_comes_nearer(deed: &Deed<'_>, _: &[Record]) -> Result<(), String> {
+    let (was, is) = (distances(deed.before), distances(deed.after));
+    require(was.len() == is.len(), || format!("{was:?} became {is:?}"))?;
+    for ((name, was), (_, is)) in was.iter().zip(&is) {
+        require(is >= was, || format!("{name} was {was} bytes above, and is {is}"))?;
+    }
+    let killed = deed.after.log().find(|line| line.contains("out of its control group's memory"));
+    require(killed.is_none(), || killed.unwrap_or_default().to_owned())
+}
+
+fn limits_follow_memory(deed: &Deed<'_>, _: &[Record]) -> Result<(), String> {
+    let Ended::Reported(report) = deed.ended else { return Ok(()) };
+    // What a guest gives up, or takes, after a command gave up on it moves no limit: it is left high.
+    let unsettled = |world: &World| {
+        !world.removals_under_way().is_empty() || world.host_memory_promised() != world.host_memory()
+    };
+    let finished = |world: &World| world.log().filter(|line| finishes(line)).count();
+    let settles = unsettled(deed.before)
+        || unsettled(deed.after)
+        || !report.pending.is_empty()
+        || finished(deed.after) > finished(deed.before);
+    for ((name, was), (_, is)) in distances(deed.before).iter().zip(&distances(deed.after)) {
+        let words = || report.held_back.iter().chain(&report.left_behind);
+        let in_part = report.steps.iter().any(|step| step.act.starts_with("resize "));
+        let told = !report.left_behind.is_empty()
+            || words().any(|words| words.contains("set QEMU's") || words.contains("was interrupted"))
+            || report.verdict != Verdict::Proven && in_part;
+        require(is == was || settles || told, || format!("{name} was {was} bytes above, and is {is}"))?;
     }
     Ok(())
 }
@@ -242,12 +283,15 @@ fn limits_have_a_way_back(_: &Deed<'_>, records: &[Record]) -> Result<(), String
     Ok(())
 }
 
+/// A removal that is in the journal is finished with the backend that somebody else had made for it.
+fn finishes(line: &str) -> bool {
+    line.contains("give host memory mem-dimm7 back")
+}
+
 /// The world notes each act that reaches it; the journal has at least as many intentions.
 fn sent_is_written(deed: &Deed<'_>, records: &[Record]) -> Result<(), String> {
     let written = records.iter().filter(|record| matches!(record, Record::Sending { .. })).count();
     let fates = ["Goes: ", "Refused: ", "Lost: ", "Unanswered: "];
-    // A removal that is in the journal is finished with the backend that somebody else had made for it.
-    let finishes = |line: &str| line.contains("give host memory mem-dimm7 back");
     let is_act = |line: &&str| fates.iter().any(|fate| line.contains(fate)) && !finishes(line);
     let sent = |world: &World| world.log().filter(is_act).count();
     // A world forgets the oldest of its past.

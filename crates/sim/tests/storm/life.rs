@@ -75,11 +75,19 @@ pub(crate) fn live(seed: u64) -> Tally {
 
 fn machine(chance: &mut Chance) -> World {
     let mut world = World::small();
-    world = match chance.below(5) {
+    let kind = chance.below(5);
+    world = match kind {
         0 => world.virtio_mem("vm0", 0, Bytes::gib(3)),
         1 => world.nodes(2).balloon(true),
         2 => world.in_libvirt().slots(6),
         3 => world.slots(4).foreign_dimm("dimm7", 0, Bytes::gib(1)),
+        _ => world,
+    };
+    // After what it holds is known; a machine that locks its memory has no virtio-mem (hw/virtio/virtio-mem.c, 7.2).
+    let most = world.host_memory() + Bytes::mib(chance.below(3) * 256);
+    world = match chance.below(4) {
+        0 => world.memory_limit(most),
+        1 if kind > 0 => world.memory_limit(most).lock_limit(most + Bytes::mib(64)),
         _ => world,
     };
     if chance.below(8) > 0 {

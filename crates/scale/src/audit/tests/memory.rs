@@ -309,6 +309,28 @@ fn a_limit_that_does_not_go_before_memory_or_is_left_high_is_found() {
     found(one, |s, _| limited(s), &[Kind::Host, Kind::Leftover]);
 }
 
+#[test]
+fn a_limit_that_is_lowered_below_what_is_left_is_found() {
+    // 3 GiB with a limit of 2.5 GiB; one DIMM of 1 GiB goes.
+    let with = |to: Option<u64>, kinds: &[Kind]| {
+        let changed = |s: &mut Observed, p: &mut Plan| {
+            s.host.memory_limit = Some(Bytes::mib(2560));
+            let Some(to) = to else { return };
+            let limit = |mib| Box::new(Setting::Memory { most: Bytes::mib(mib) });
+            let back = Act::Set { from: limit(to), to: limit(2560) };
+            let proof = Proof::SetAt { setting: limit(to) };
+            let act = Act::Set { from: limit(2560), to: limit(to) };
+            let mut lower = step(1, act, proof, Strength::DeviceOnly, vec![back]);
+            lower.group = p.steps.last().unwrap().group + 1;
+            p.steps.push(lower);
+        };
+        found(shrinking, changed, kinds);
+    };
+    with(Some(2048), &[]);
+    with(Some(1536), &[Kind::Leftover]);
+    with(None, &[Kind::Leftover]);
+}
+
 /// Growth by one DIMM on a machine that libvirt keeps.
 fn attached() -> (Observed, Plan) {
     let mut seen = machine();
