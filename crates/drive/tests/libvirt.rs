@@ -2,6 +2,9 @@
 //! tested in the lab.
 #![cfg(feature = "libvirt")]
 
+use std::io::Read;
+use std::os::unix::net::UnixListener;
+use std::thread;
 use std::time::Duration;
 
 use drive::libvirt::{
@@ -47,6 +50,24 @@ fn a_uri_where_nobody_answers_is_an_error_and_not_a_wait() {
     let error = Connection::open("qemu+unix:///system?socket=/nonexistent/libvirt-sock").unwrap_err();
     assert_eq!(error.code, Code::System);
     assert!(error.message.contains("/nonexistent/libvirt-sock"), "{error}");
+}
+
+/// Something that answers libvirt's client with nothing: it hears what is asked and goes away.
+#[test]
+fn a_daemon_that_goes_away_in_the_middle_of_a_call_has_given_no_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let daemon = thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        client.read_exact(&mut [0; 28]).unwrap();
+    });
+    let error = Connection::open(&format!("qemu+unix:///system?socket={}", path.display())).unwrap_err();
+    daemon.join().unwrap();
+    assert!(error.is_no_answer(), "{error:?}");
+    assert!(matches!(error.code, Code::System | Code::Internal | Code::Rpc), "{error:?}");
+    // The test driver's "no" is one.
+    assert!(!open().domain("web1").unwrap_err().is_no_answer());
 }
 
 #[test]
