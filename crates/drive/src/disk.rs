@@ -55,34 +55,51 @@ pub(crate) async fn observe(
         return Ok(Seen { disks, tools: BTreeSet::new() });
     };
     let shown = match reach {
-        Some(reach) if !drives.is_empty() => guest::ask(reach).await,
-        Some(_) | None => Err("the guest was not asked".to_owned().into()),
+        Some(reach) if !drives.is_empty() => Some(guest::ask(reach).await),
+        Some(_) | None => None,
     };
-    let all = each(drives.iter().map(|drive| disk(monitor, drive, &shown, names))).await;
+    let all = each(drives.iter().map(|drive| disk(monitor, drive, shown.as_ref(), names))).await;
     let mut disks = Vec::new();
     for disk in all {
         disks.extend(disk?);
     }
     tell_apart(&mut disks);
-    Ok(Seen { disks: Known::Is(disks), tools: shown.map(|shown| shown.tools).unwrap_or_default() })
+    let tools = shown.and_then(Result::ok).map(|shown| shown.tools).unwrap_or_default();
+    Ok(Seen { disks: Known::Is(disks), tools })
 }
 
-/// One disk; nothing where it is none.
+/// Looks at the disk of this name alone, and at what the guest shows of it where there is a `reach`.
+pub(crate) async fn look(
+    monitor: &Monitor,
+    reach: Option<&mut Reach>,
+    wanted: &str,
+    names: &Names,
+) -> Result<Option<Disk>, ObserveError> {
+    let Some(drive) = find(monitor, wanted, names).await? else { return Ok(None) };
+    let shown = match reach {
+        Some(reach) => Some(guest::ask(reach).await),
+        None => None,
+    };
+    disk(monitor, &drive, shown.as_ref(), names).await
+}
+
+/// One disk; nothing where it is none. `shown` is what the guest shows, where it was asked.
 async fn disk(
     monitor: &Monitor,
     drive: &Drive,
-    shown: &Result<Shown, Unshown>,
+    shown: Option<&Result<Shown, Unshown>>,
     names: &Names,
 ) -> Result<Option<Disk>, ObserveError> {
     let (attached, io, lies) = tokio::join!(
-        attached::look(monitor, drive),
+        attached::look(monitor, drive, shown.is_some()),
         limits(monitor, drive),
         lies::look(drive, monitor.pid())
     );
     let Some(attached) = attached? else { return Ok(None) };
     let guest = match shown {
-        Ok(shown) => stack::find(shown, &attached).map_or_else(Known::Not, Known::Is),
-        Err(unshown) => Known::Not(unshown.of(&attached)),
+        Some(Ok(shown)) => stack::find(shown, &attached).map_or_else(Known::Not, Known::Is),
+        Some(Err(unshown)) => Known::Not(unshown.of(&attached)),
+        None => Known::Not("the guest was not asked".to_owned()),
     };
     let Attached { bus, serial, place: _ } = attached;
     let name = name(drive, names).to_owned();

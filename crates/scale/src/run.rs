@@ -328,20 +328,23 @@ impl Run {
         self.job.as_ref().map(|job| (job.place, job.missing.as_str()))
     }
 
-    /// True where the guest has just been asked for the last act of the plan, and acted before it answered or by itself:
-    /// the look that is due will most likely be the last. A runner that is to report on the whole machine then may look at all of it at once.
+    /// True where the last act of the plan has just been sent, and was done before it was answered or is done by the guest
+    /// itself: the look that is due will most likely be the last. A runner that is to report on the whole machine then may
+    /// look at all of it at once.
     pub fn is_closing(&self) -> bool {
         let Some(Job { place, act, proof, stage: Stage::Look, looked: false, refused: None, .. }) = &self.job
         else {
             return false;
         };
         let last = place.undo.is_none() && place.step + 1 == self.plan.steps.len();
-        let by_guest = matches!(
+        let is_done = matches!(
             (act, proof.look(true)),
             (Act::OnlineBlocks { .. } | Act::AwaitOnline { .. }, Look::Blocks(_))
                 | (Act::OnlineVcpus { .. }, Look::Vcpus)
+                | (Act::Set { .. }, Look::Setting(_))
+                | (Act::GrowDisk { .. } | Act::GrowInGuest { .. }, Look::Disk(_))
         );
-        last && by_guest
+        last && is_done
     }
 
     /// What to do now. Asking twice without an answer in between gives the same.

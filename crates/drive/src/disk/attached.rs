@@ -60,50 +60,62 @@ struct BridgeBus {
     secondary: u8,
 }
 
-/// Looks at one disk's device; nothing where it is no disk (the flash of a firmware).
-pub(super) async fn look(monitor: &Monitor, drive: &Drive) -> Result<Option<Attached>, ObserveError> {
-    let get = |name: &'static str| monitor.property::<Value>(&drive.path, name);
-    let (kind, serial, bus, channel, target, lun) = tokio::try_join!(
-        get("type"),
-        get("serial"),
-        get("parent_bus"),
-        get("channel"),
-        get("scsi-id"),
-        get("lun"),
+/// Looks at one disk's device; nothing where it is no disk (the flash of a firmware). Its place is told where `placed` asks
+/// for it.
+pub(super) async fn look(
+    monitor: &Monitor,
+    drive: &Drive,
+    placed: bool,
+) -> Result<Option<Attached>, ObserveError> {
+    let path = drive.path.as_str();
+    let (kind, serial) = tokio::try_join!(
+        monitor.property::<String>(path, "type"),
+        monitor.property::<Value>(path, "serial"),
     )?;
-    let text = |value: Option<Value>| value.and_then(|value| Some(value.as_str()?.to_owned()));
-    let kind = text(kind).unwrap_or_default();
-    let above = text(bus);
-    // `.../sc0/virtio-backend/sc0.0`: the bus of the adapter before it.
-    let adapter = above.as_deref().and_then(|bus| bus.rsplit_once('/')).map(|(adapter, _)| adapter);
-    let bus = match kind.as_str() {
+    let mut above = None;
+    let bus = match kind.as_deref().unwrap_or_default() {
         "virtio-blk-device" => DiskBus::Virtio,
         "scsi-hd" | "scsi-block" | "scsi-disk" | "scsi-generic" => {
-            let adapter = adapter.unwrap_or_default();
-            let kind: Option<String> = monitor.property(adapter, "type").await?;
-            scsi_bus(&kind.unwrap_or_default())
+            let bus = monitor.property::<String>(path, "parent_bus").await?;
+            // `.../sc0/virtio-backend/sc0.0`: the bus of the adapter before it.
+            above = bus.and_then(|bus| Some(bus.rsplit_once('/')?.0.to_owned()));
+            let adapter = above.as_deref().unwrap_or_default();
+            scsi_bus(&monitor.property::<String>(adapter, "type").await?.unwrap_or_default())
         }
         "ide-hd" | "ide-cf" => DiskBus::Ide,
         "nvme" | "nvme-ns" => DiskBus::Nvme,
         "xen-disk" | "sd-card" => DiskBus::Other,
         _ => return Ok(None),
     };
-    let number = |value: Option<Value>| value.and_then(|v| v.as_u64()).and_then(|n| u32::try_from(n).ok());
-    let scsi = match (number(channel), number(target), number(lun)) {
-        (Some(channel), Some(target), Some(lun)) => Some([channel, target, lun]),
-        _ => None,
-    };
     let function = match bus {
-        DiskBus::VirtioScsi | DiskBus::Scsi => adapter,
-        DiskBus::Virtio | DiskBus::Nvme => Some(drive.path.as_str()),
+        DiskBus::VirtioScsi | DiskBus::Scsi => above.as_deref(),
+        DiskBus::Virtio | DiskBus::Nvme => Some(path),
         DiskBus::Ide | DiskBus::Usb | DiskBus::Other => None,
     };
-    let pci = match function {
-        Some(path) => pci(monitor, path.strip_suffix("/virtio-backend").unwrap_or(path)).await?,
+    let place = match function.filter(|_| placed) {
+        Some(function) => {
+            let function = function.strip_suffix("/virtio-backend").unwrap_or(function);
+            let is_scsi = above.is_some();
+            let (pci, scsi) = tokio::try_join!(pci(monitor, function), async {
+                if is_scsi { scsi(monitor, path).await } else { Ok(None) }
+            })?;
+            pci.map(|pci| Place { pci, scsi })
+        }
         None => None,
     };
-    let serial = text(serial).filter(|serial| !serial.is_empty());
-    Ok(Some(Attached { bus, serial, place: pci.map(|pci| Place { pci, scsi }) }))
+    let serial = serial.and_then(|serial| Some(serial.as_str()?.to_owned()));
+    Ok(Some(Attached { bus, serial: serial.filter(|serial| !serial.is_empty()), place }))
+}
+
+/// Channel, target and unit of a disk on a SCSI adapter.
+async fn scsi(monitor: &Monitor, path: &str) -> Result<Option<[u32; 3]>, ObserveError> {
+    let get = |name: &'static str| monitor.property::<Value>(path, name);
+    let (channel, target, lun) = tokio::try_join!(get("channel"), get("scsi-id"), get("lun"))?;
+    let number = |value: Option<Value>| u32::try_from(value?.as_u64()?).ok();
+    Ok(number(channel)
+        .zip(number(target))
+        .zip(number(lun))
+        .map(|((channel, target), lun)| [channel, target, lun]))
 }
 
 fn scsi_bus(adapter: &str) -> DiskBus {

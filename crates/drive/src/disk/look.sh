@@ -3,14 +3,16 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin
 LC_ALL=C
 export PATH LC_ALL
 usual=$IFS
-tab=$(printf '\t')
+tab='	'
+newline='
+'
 say() { IFS=$tab; printf '%s\n' "$*"; IFS=$usual; }
 # first FILE: its first line, without a process.
 first() { value=; [ -r "$1" ] && read -r value < "$1"; }
 # node NAME: its path; the kernel writes ! for a slash in a name.
 node() { case $1 in *!*) node=/dev/$(printf %s "$1" | tr '!' /) ;; *) node=/dev/$1 ;; esac; }
 
-devices= disks= numbered=
+devices= disks= numbered= volumes= mounted=' '
 cd /sys/class/block || exit 1
 for name in *; do
     case $name in loop* | ram* | zram* | fd* | sr* | nbd* | mtdblock*) continue ;; esac
@@ -20,6 +22,7 @@ for name in *; do
     first "$name/partition"; partition=$value
     first "$name/dm/name"; mapped=$value
     first "$name/dm/uuid"; uuid=$value
+    case $uuid in LVM-*) volumes=1 ;; esac
     first "$name/dev"; numbers=$value
     first "$name/serial"; serial=$value
     [ "$serial" ] || { first "$name/device/serial"; serial=$value; }
@@ -35,8 +38,10 @@ for name in *; do
     cd /sys/class/block
     say B "$name" "$size" "$start" "$partition" "$mapped" "$uuid" "$at" "$serial" "${below# }"
     numbered="$numbered $name $numbers"
+    has=
+    for part in "$name/$name"*; do [ -e "$part/partition" ] && has=1; done
     node "$name"
-    devices="$devices ${mapped:+/dev/mapper/}${mapped:-$node}"
+    [ "$has" ] || devices="$devices $numbers ${mapped:+/dev/mapper/}${mapped:-$node}"
 done
 # A disk's table: the second sector of a GPT begins with its name. Without partitions there is none to tell.
 for name in $disks; do
@@ -60,6 +65,8 @@ while read -r id parent numbers root place rest; do
     [ "$kind" = btrfs ] && numbers=$(readlink -f "$source")
     set -- $(stat -f -c '%S %b' "$place" 2> /dev/null)
     say M "$numbers" "$root" "$kind" "$place" "$1" "$2"
+    # Of one with an odd place nothing may be made: its mark is asked for then.
+    case $place in *[!\ -~]*) ;; *) mounted="$mounted$numbers " ;; esac
 done < /proc/self/mountinfo
 set -- $numbered
 while [ $# -ge 2 ]; do
@@ -75,13 +82,34 @@ for filesystem in /sys/fs/btrfs/*/devices; do
     for name in "$filesystem"/*; do set -- "$@" "${name##*/}"; done
     say F "$@"
 done
-if command -v blkid > /dev/null; then
-    blkid $devices 2> /dev/null | while IFS= read -r line; do
+# What lies on a device that is not mounted, only its own mark tells. LVM is asked only where there is something of its own:
+# its program takes longer than all the rest.
+marked=
+set -- $devices
+while [ $# -ge 2 ]; do
+    case $mounted in *" $1 "*) ;; *) marked="$marked $2" ;; esac
+    shift 2
+done
+if [ -z "$marked" ]; then
+    :
+elif command -v blkid > /dev/null; then
+    marks=$(blkid $marked 2> /dev/null)
+    set -f
+    IFS=$newline
+    set -- $marks
+    IFS=$usual
+    set +f
+    for line in "$@"; do
         kind=${line##* TYPE=\"}
-        [ "$kind" = "$line" ] || say I "${line%%:*}" "${kind%%\"*}"
+        [ "$kind" = "$line" ] && continue
+        kind=${kind%%\"*}
+        say I "${line%%:*}" "$kind"
+        if [ "$kind" = LVM2_member ]; then volumes=1; fi
     done
+else
+    volumes=1
 fi
-if command -v pvs > /dev/null; then
+if [ "$volumes" ] && command -v pvs > /dev/null; then
     pvs --noheadings --nosuffix --units b --separator '|' -o pv_name,vg_name,pv_size,vg_free 2> /dev/null |
         while IFS= read -r line; do say V "$line"; done
 fi

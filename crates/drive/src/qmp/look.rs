@@ -76,14 +76,9 @@ pub(crate) async fn look(
         }
         Look::Vcpus => Sight::Vcpus(vcpus(reach).await),
         Look::Setting(name) => Sight::Setting(set::look(monitor, name, names).await?),
-        Look::Disk(name) => one_disk(disk::observe(monitor, Some(reach), names).await?, name),
-        Look::DiskDevice(name) => one_disk(disk::observe(monitor, None, names).await?, name),
+        Look::Disk(name) => Sight::Disk(disk::look(monitor, Some(reach), name, names).await?.map(Box::new)),
+        Look::DiskDevice(name) => Sight::Disk(disk::look(monitor, None, name, names).await?.map(Box::new)),
     })
-}
-
-fn one_disk(seen: disk::Seen, name: &str) -> Sight {
-    let disks = seen.disks.known().map_or(&[][..], Vec::as_slice);
-    Sight::Disk(disks.iter().find(|disk| disk.name == name).cloned().map(Box::new))
 }
 
 /// Where a memory device lies in the guest's address space.

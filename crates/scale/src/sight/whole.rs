@@ -5,14 +5,24 @@ use super::{BlocksSight, GuestView, Look, Sight};
 use crate::observed::{GuestFacts, Observed, blocks_of};
 
 impl Look {
-    /// What `seen` says to this, as far as a guest's blocks and vCPUs are asked for and it has told of them.
+    /// What `seen` says to this, as far as a limit, a disk, or a guest's blocks and vCPUs are asked for and it tells of
+    /// them.
     pub fn answered_by(&self, seen: &Observed) -> Option<Sight> {
-        let facts = seen.guest.heard()?;
         match self {
-            Look::Blocks(device) => blocks(device, seen, facts),
+            Look::Blocks(device) => blocks(device, seen, seen.guest.heard()?),
             Look::Vcpus => {
-                let vcpus = Some(facts.vcpus.clone()).filter(|vcpus| !vcpus.is_empty());
+                let vcpus = Some(seen.guest.heard()?.vcpus.clone()).filter(|vcpus| !vcpus.is_empty());
                 vcpus.map(|vcpus| Sight::Vcpus(GuestView::Shows(vcpus)))
+            }
+            Look::Setting(name) => {
+                let setting = seen.settings().into_iter().find(|setting| setting.name() == *name);
+                setting.map(|setting| Sight::Setting(Some(setting)))
+            }
+            // One that was seen from outside alone tells why the guest does not show it, be it that it was not asked.
+            Look::Disk(name) => {
+                let disk =
+                    seen.disks().iter().find(|disk| disk.name == *name && disk.guest.known().is_some());
+                disk.map(|disk| Sight::Disk(Some(Box::new(disk.clone()))))
             }
             Look::Backend(_)
             | Look::Dimm(_)
@@ -23,8 +33,6 @@ impl Look {
             | Look::Balloon
             | Look::Vcpu(_)
             | Look::VcpuDevice(_)
-            | Look::Setting(_)
-            | Look::Disk(_)
             | Look::DiskDevice(_) => None,
         }
     }

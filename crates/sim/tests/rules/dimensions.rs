@@ -166,3 +166,18 @@ fn without_programs_in_the_guest_nothing_is_seen_or_grown() {
     let said = refused(&mut world, &act);
     assert!(said.contains("exit status 1"), "{said}");
 }
+
+#[test]
+fn a_limit_and_a_disk_of_a_whole_observation_are_as_a_look_at_them_alone() {
+    let mut world = world();
+    let mut seen = seen(&mut world);
+    let limits = seen.settings().into_iter().map(|setting| Look::Setting(setting.name()));
+    let disks = seen.disks().iter().map(|disk| Look::Disk(disk.name.clone()));
+    let looks: Vec<Look> = limits.chain(disks).collect();
+    assert!(looks.len() > 3, "{looks:?}");
+    for narrow in looks {
+        assert_eq!(narrow.answered_by(&seen), Some(look(&mut world, &narrow)), "{narrow:?}");
+    }
+    seen.power = Known::default();
+    assert_eq!(Look::Setting(SettingName::CpuPower).answered_by(&seen), None, "only the driver knows why");
+}
