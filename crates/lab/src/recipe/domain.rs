@@ -104,7 +104,7 @@ impl Recipe {
             Board::I440fx => "0x1f",
         };
         let device = format!("virtio-net-pci,netdev=labnet,romfile=,addr={slot}");
-        let args = ["-netdev", super::USER_NET, "-device", &device];
+        let args = ["-netdev", super::command::USER_NET, "-device", &device];
         let args: String =
             args.iter().map(|arg| format!("    <qemu:arg value='{}'/>\n", escaped(arg))).collect();
         format!("  <qemu:commandline>\n{args}  </qemu:commandline>\n")
