@@ -53,7 +53,8 @@ pub struct Scope {
     pub nics: bool,
     /// The vCPUs that the guest shows.
     pub vcpus: bool,
-    /// What a resize does without: once more what was told before and does not change by itself.
+    /// What a resize does without: the balloon driver's figures of a guest whose agent tells the same, and once more what
+    /// was told before and does not change by itself.
     pub rest: bool,
 }
 

@@ -57,6 +57,10 @@ fn within(mut seen: Observed, scope: Scope) -> Observed {
         facts.tools.retain(|_| scope.disk_guests);
         facts.interfaces.retain(|_| scope.nics);
         facts.vcpus.retain(|_| scope.vcpus);
+        let told = facts.meminfo.is_some() && !facts.blocks.is_empty();
+        if let Some(balloon) = seen.memory.balloon.as_mut().filter(|_| told && !scope.rest) {
+            balloon.stats = None;
+        }
     }
     seen
 }

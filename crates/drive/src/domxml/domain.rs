@@ -40,6 +40,8 @@ pub struct Domain {
     pub backends: Backends,
     /// Its disks, without CD and floppy drives.
     pub disks: Vec<DiskTarget>,
+    /// Whether it says which of the host's nodes memory and vCPUs are on: `<numatune>`.
+    pub is_bound: bool,
     /// `sev`, `tdx`, `s390-pv`, ...: memory that the host cannot read.
     pub launch_security: Option<String>,
     /// Arguments that QEMU gets unseen by libvirt, and so by Supple too.
@@ -229,6 +231,8 @@ pub struct Cell {
     pub cpus: CpuSet,
     /// Its boot memory.
     pub memory: Bytes,
+    /// Whether other processes see its memory: `memAccess='shared'`.
+    pub is_shared: bool,
 }
 
 /// A memory device.

@@ -60,6 +60,7 @@ pub(super) fn domain(document: &Document<'_>) -> Result<Domain, BadXml> {
         agent: devices.and_then(devices::agent),
         backends: devices.map(devices::backends).transpose()?.unwrap_or_default(),
         disks: devices.map(devices::disks).unwrap_or_default(),
+        is_bound: child(root, "numatune").is_some(),
         launch_security: child(root, "launchSecurity").map(|n| attribute(n, "type").unwrap_or_default()),
         raw_arguments: raw_arguments(root),
     })

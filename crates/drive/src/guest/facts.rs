@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::files::{close_call, content, number, open_call, read_and_close};
-use super::reach::{Mute, Reach};
+use super::reach::{After, Mute, Reach};
 use super::{Agent, AgentError, Answer, Call, probe};
 use crate::wire::shown;
 
@@ -31,8 +31,7 @@ const LONGEST_FILE: usize = 16 * 1024;
 const INFO: &str = "guest-info";
 const OS: &str = "guest-get-osinfo";
 const BLOCK_INFO: &str = "guest-get-memory-block-info";
-/// Lists the memory blocks.
-pub(crate) const BLOCKS: &str = "guest-get-memory-blocks";
+const BLOCKS: &str = "guest-get-memory-blocks";
 /// Lists the vCPUs.
 pub(crate) const VCPUS: &str = "guest-get-vcpus";
 const INTERFACES: &str = "guest-network-get-interfaces";
@@ -89,15 +88,15 @@ pub(crate) async fn make_known(reach: &mut Reach) -> Result<(), Mute> {
 #[cfg(feature = "libvirt")]
 pub(crate) fn gather_ahead(reach: &mut Reach, scope: Scope) {
     let until = Instant::now() + reach.limit();
-    reach.ask_ahead(scope, move |mut agent| async move { ask(&mut agent, None, scope, until).await });
+    reach.ask_ahead(scope, move |mut agent| async move { ask(&mut agent, None, None, scope, until).await });
 }
 
 async fn try_gather(reach: &mut Reach, scope: Scope) -> Result<GuestFacts, Mute> {
     let until = Instant::now() + reach.limit();
-    let known = reach.lasting.clone();
+    let (known, after) = (reach.lasting.clone(), reach.after());
     let told = match reach.told_ahead(scope).await {
         Some(told) => told,
-        None => ask(reach.agent().await?, known, scope, until).await,
+        None => ask(reach.agent().await?, known, after, scope, until).await,
     };
     match told {
         Ok((lasting, facts)) => {
@@ -109,15 +108,18 @@ async fn try_gather(reach: &mut Reach, scope: Scope) -> Result<GuestFacts, Mute>
     }
 }
 
+/// Asks for all but what is `known`, or was shown `after` a change.
 async fn ask(
     agent: &mut Agent,
     known: Option<Lasting>,
+    after: Option<After>,
     scope: Scope,
     until: Instant,
 ) -> Result<(Lasting, GuestFacts), AgentError> {
+    let figures = Some(MEMINFO).filter(|_| after.is_none());
     let policy = Some(AUTO_ONLINE).filter(|_| scope.rest || known.is_none());
     let mut calls: Vec<Call> =
-        [Some(MEMINFO), policy].into_iter().flatten().map(|path| open_call(path, "r")).collect();
+        [figures, policy].into_iter().flatten().map(|path| open_call(path, "r")).collect();
     let probed = calls.len();
     if known.is_none() {
         calls.push(probe::open_to_write());
@@ -125,7 +127,8 @@ async fn ask(
     }
     let (shown, nics) = (Some(VCPUS).filter(|_| scope.vcpus), Some(INTERFACES).filter(|_| scope.nics));
     // Blocks come last: what a guest onlines by itself has a little more time to come.
-    let others = [shown, nics, Some(BLOCKS)];
+    let listed = Some(BLOCKS).filter(|_| after.is_none());
+    let others = [shown, nics, listed];
     calls.extend(others.into_iter().flatten().map(|command| (command, Value::Null)));
     let then = |nth: usize, answer: &Answer| match nth {
         nth if nth < probed => read_and_close(answer, LONGEST_FILE),
@@ -141,7 +144,7 @@ async fn ask(
         let content = content(path, opened, &mut rest, LONGEST_FILE).ok()?;
         Some(String::from_utf8_lossy(&content).into_owned())
     };
-    let meminfo = text(MEMINFO, next()).as_deref().and_then(meminfo);
+    let meminfo = figures.and_then(|path| meminfo(&text(path, next())?));
     let policy = policy.map(|path| text(path, next()).as_deref().and_then(auto_online));
     let mut lasting = match known {
         Some(lasting) => lasting,
@@ -154,7 +157,8 @@ async fn ask(
     let mut told = |command: Option<&str>| command.map_or(Ok(None), |_| offered(next()));
     let vcpus = told(shown)?.map_or(Ok(Vec::new()), |value| vcpus(&value))?;
     let interfaces = told(nics)?.map_or(Ok(Vec::new()), |value| interfaces(&value))?;
-    let blocks = told(Some(BLOCKS))?.map_or(Ok(Vec::new()), |value| blocks(&value))?;
+    let blocks = told(listed)?.map_or(Ok(Vec::new()), |value| blocks(&value))?;
+    let (meminfo, blocks) = after.map_or((meminfo, blocks), |after| (Some(after.meminfo), after.blocks));
     let Lasting { agent_version, commands, os, os_id, system, kernel, block, has_probe, auto_online } =
         lasting.clone();
     let facts = GuestFacts {
@@ -351,6 +355,19 @@ pub fn auto_online(text: &str) -> Option<AutoOnline> {
         "online_movable" => Some(AutoOnline::Movable),
         _ => None,
     }
+}
+
+/// All memory blocks that the guest shows, in ascending order.
+///
+/// # Errors
+/// [`Mute`].
+pub(crate) async fn shown_blocks(reach: &mut Reach) -> Result<Vec<MemBlock>, Mute> {
+    if let Some(after) = reach.after() {
+        return Ok(after.blocks);
+    }
+    let limit = reach.limit();
+    let answer = reach.call(BLOCKS, Value::Null, limit).await?;
+    blocks(&answer).map_err(|error| Mute::of(&error))
 }
 
 /// The size of a memory block, asked for if the agent has not told it yet.

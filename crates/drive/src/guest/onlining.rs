@@ -116,6 +116,7 @@ async fn set(
 ) -> Result<Vec<(u64, Result<(), No>)>, Mute> {
     let wanted: Vec<Value> =
         blocks.iter().map(|index| json!({ "phys-index": index, "online": online })).collect();
+    reach.changes();
     let answer = reach.call(SET_BLOCKS, json!({ "mem-blks": wanted }), limit).await?;
     Ok(outcomes(blocks, &answer))
 }

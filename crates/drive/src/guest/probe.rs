@@ -7,11 +7,10 @@ use scale::units::Bytes;
 use tokio::time::Instant;
 
 use super::Call;
-use super::facts::{self, BLOCKS};
+use super::facts;
 use super::files::{left, open_call, write_each};
 use super::reach::{Mute, Reach};
 use crate::ApplyError;
-use serde_json::Value;
 
 /// Takes the address of one memory block at a time (`probe_store`, drivers/base/memory.c; CONFIG_ARCH_MEMORY_PROBE).
 pub const PROBE: &str = "/sys/devices/system/memory/probe";
@@ -63,8 +62,5 @@ pub(crate) async fn make_known(
 }
 
 async fn shows(reach: &mut Reach, index: u64) -> Result<bool, Mute> {
-    let limit = reach.limit();
-    let answer = reach.call(BLOCKS, Value::Null, limit).await?;
-    let blocks = facts::blocks(&answer).map_err(|error| Mute::of(&error))?;
-    Ok(blocks.iter().any(|block| block.index == index))
+    Ok(facts::shown_blocks(reach).await?.iter().any(|block| block.index == index))
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use scale::observed::GuestFacts;
+use scale::observed::{GuestFacts, MemBlock, MemInfo};
 use scale::units::Bytes;
 use scale::wanted::Scope;
 use serde_json::Value;
@@ -36,8 +36,19 @@ pub struct Reach {
     pub(super) block: Option<Bytes>,
     /// The zones of memory blocks that were taken offline through this, in Linux's words.
     pub(super) zones: BTreeMap<u64, String>,
+    /// What the guest showed right after the last change to its memory blocks.
+    after: Option<After>,
     /// What there is to say of acts that were carried out otherwise than one might think.
     remarks: Vec<String>,
+}
+
+/// What a shell that changed memory blocks read in the guest when it had.
+#[derive(Debug)]
+pub(super) struct After {
+    pub(super) since: Instant,
+    /// All of the guest's blocks.
+    pub(super) blocks: Vec<MemBlock>,
+    pub(super) meminfo: MemInfo,
 }
 
 /// More remarks than this are no news.
@@ -72,7 +83,7 @@ struct Ahead {
 /// What a guest told when it was asked for everything in a scope.
 pub(super) type Told = Result<(Lasting, GuestFacts), AgentError>;
 
-/// An answer that was asked for longer ago than this is asked for again.
+/// An answer that is older than this is asked for again.
 const FRESH: Duration = Duration::from_secs(1);
 
 impl Drop for Ahead {
@@ -158,6 +169,7 @@ impl Reach {
             lasting: None,
             block: None,
             zones: BTreeMap::new(),
+            after: None,
             remarks: Vec::new(),
         }
     }
@@ -272,6 +284,21 @@ impl Reach {
         mute
     }
 
+    /// Takes note of what the guest shows after a change to its memory blocks; of nothing, where that is not known.
+    pub(super) fn changed(&mut self, after: Option<After>) {
+        self.after = after;
+    }
+
+    /// Has the next question be put to the guest, whatever it showed before: something is about to be changed.
+    pub(crate) fn changes(&mut self) {
+        self.after = None;
+    }
+
+    /// What the guest showed lately, after the last change: an answer to the next question, and to that one alone.
+    pub(super) fn after(&mut self) -> Option<After> {
+        self.after.take().filter(|after| after.since.elapsed() < FRESH)
+    }
+
     pub(super) fn remark(&mut self, remark: String) {
         if self.remarks.len() < MOST_REMARKS {
             self.remarks.push(remark);
@@ -286,9 +313,40 @@ impl Reach {
     /// Forgets what was remembered of the guest: it has restarted.
     pub fn forget(&mut self) {
         self.ahead = None;
+        self.after = None;
         self.lasting = None;
         self.block = None;
         self.zones.clear();
         self.silence = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn showing() -> Reach {
+        let mut reach = Reach::new(None, Duration::from_secs(1));
+        let meminfo = MemInfo { total: Bytes::gib(2), free: Bytes::gib(1), available: Bytes::gib(1) };
+        let blocks = vec![MemBlock { index: 32, online: true }];
+        reach.changed(Some(After { since: Instant::now(), blocks, meminfo }));
+        reach
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_guest_showed_after_a_change_answers_one_question_and_none_after_the_next_change() {
+        let mut reach = showing();
+        assert_eq!(reach.after().map(|after| after.blocks.len()), Some(1));
+        assert!(reach.after().is_none(), "a second question is put to the guest");
+
+        for outdated in [Reach::changes, Reach::forget] {
+            let mut reach = showing();
+            outdated(&mut reach);
+            assert!(reach.after().is_none());
+        }
+
+        let mut reach = showing();
+        tokio::time::advance(FRESH).await;
+        assert!(reach.after().is_none(), "it is too old");
     }
 }

@@ -4,17 +4,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use scale::observed::MemBlock;
 use scale::plan::Zone;
 use tokio::time::{Instant, sleep};
 
 use super::exec::{self, End, ExecError, Output};
-use super::facts::{self, BLOCKS};
+use super::facts::{self, MOST_BLOCKS};
 use super::files::{MOST_FILES, left, read_each, write_each};
 use super::onlining::{self, named};
-use super::reach::{Mute, Reach};
+use super::reach::{After, Mute, Reach};
 use crate::ApplyError;
 use crate::wire::shown;
-use serde_json::Value;
 
 /// More than the numbers of 4096 blocks take, each with a zone or a reason.
 const OUTPUT: usize = 256 * 1024;
@@ -167,9 +167,11 @@ async fn write_states(
     // Built-in commands alone: a process for each block would cost a slow guest more than bringing the block into use.
     let script = format!(
         "cd /sys/devices/system/memory || exit 1; exec 2>&1; \
-         for block; do echo {word} > memory$block/state || echo \"#$block\"; done"
+         for block; do echo {word} > memory$block/state || echo \"#$block\"; done; {AFTER}"
     );
+    reach.changes();
     if let Some(said) = by_shell(reach, &script, blocks, until).await? {
+        reach.changed(after(&said));
         return Ok(refusals(&said));
     }
     let mut refused = Vec::new();
@@ -185,6 +187,28 @@ async fn write_states(
         }
     }
     Ok(refused)
+}
+
+/// Has the shell tell what the guest shows now, which saves the questions after it: `=32 online`, and the first lines of
+/// /proc/meminfo. Of more blocks than fit in its output it tells nothing.
+const AFTER: &str = "set -- memory[0-9]*; [ $# -gt 4096 ] && exit 0; \
+                     for block; do read -r state < $block/state && echo \"=${block#memory} $state\"; done; \
+                     while read -r name amount unit; do case $name in Mem*) echo \"$name $amount $unit\";; *) break;; \
+                     esac; done < /proc/meminfo; exit 0";
+
+/// What the shell told of the guest at its end; nothing, unless all of it makes sense. A block is online as it is to the
+/// agent: by how the word begins (qga/commands-posix.c, 7.2 and 10.0).
+fn after(said: &str) -> Option<After> {
+    let mut blocks = Vec::new();
+    for line in said.lines().filter_map(|line| line.strip_prefix('=')) {
+        let (number, state) = line.trim().split_once(' ')?;
+        blocks.push(MemBlock { index: number.parse().ok()?, online: state.starts_with("online") });
+    }
+    blocks.sort_by_key(|block| block.index);
+    let is_list = (1..=MOST_BLOCKS).contains(&blocks.len());
+    let is_set = blocks.windows(2).all(|pair| pair[0].index < pair[1].index);
+    let meminfo = facts::meminfo(said)?;
+    (is_list && is_set).then(|| After { since: Instant::now(), blocks, meminfo })
 }
 
 /// Has one shell in the guest see to all blocks, and takes what it says; nothing where three commands a block are cheaper
@@ -244,9 +268,7 @@ fn refusals(said: &str) -> Vec<(u64, String)> {
 
 /// Which of these blocks the guest shows online.
 async fn online_now(reach: &mut Reach, blocks: &[u64]) -> Result<Vec<u64>, Mute> {
-    let limit = reach.limit();
-    let answer = reach.call(BLOCKS, Value::Null, limit).await?;
-    let all = facts::blocks(&answer).map_err(|error| Mute::of(&error))?;
+    let all = facts::shown_blocks(reach).await?;
     Ok(all.iter().filter(|b| b.online && blocks.contains(&b.index)).map(|b| b.index).collect())
 }
 
@@ -267,6 +289,20 @@ mod tests {
         let read = lines("32 Movable\n33\nnonsense\n34 \u{1b}[2J\n");
         assert_eq!(read[0], (32, "Movable".to_owned()));
         assert!(read.len() == 2 && !read[1].1.contains('\u{1b}'), "{read:?}");
+    }
+
+    #[test]
+    fn what_a_shell_shows_at_its_end_is_taken_whole_or_not_at_all() {
+        let figures = "MemTotal: 4096 kB\nMemFree: 1024 kB\nMemAvailable: 2048 kB\n";
+        let told = |blocks: &str| after(&format!("sh: write error: Invalid argument\n#9\n{blocks}{figures}"));
+        let shown = told("=33 offline\n=9 going-offline\n=32 online\n").expect("told");
+        let states: Vec<(u64, bool)> = shown.blocks.iter().map(|block| (block.index, block.online)).collect();
+        assert_eq!(states, [(9, false), (32, true), (33, false)]);
+        assert_eq!(shown.meminfo.total.get(), 4 << 20);
+        for nonsense in ["", "=32\n", "=x online\n", "=32 online\n=32 offline\n"] {
+            assert!(told(nonsense).is_none(), "{nonsense:?}");
+        }
+        assert!(after("=32 online\n").is_none());
     }
 
     #[test]

@@ -25,9 +25,10 @@ use crate::domxml;
 use crate::guest::facts;
 use crate::guest::reach::Reach;
 use crate::qmp::driver::{Clock, duration, observed};
+use crate::qmp::lasting::Lasting;
 use crate::qmp::message;
 use crate::qmp::monitor::{Line, Monitor};
-use crate::qmp::{QmpError, look, news, observe};
+use crate::qmp::{QmpError, look, news};
 use crate::{ApplyError, Hypervisor, ObserveError};
 
 /// How long libvirt may take to describe the machine.
@@ -42,7 +43,7 @@ pub struct LibvirtMachine {
     events: Events,
     reach: Reach,
     clock: Clock,
-    lasting: Option<observe::Lasting>,
+    lasting: Option<Lasting>,
     scope: Scope,
     /// When the last act was sent.
     changed: Moment,
@@ -151,6 +152,8 @@ impl LibvirtMachine {
             reach = Reach::new(None, agent);
         }
         let clock = Clock::start();
+        // Who looks at everything hears QEMU itself.
+        let lasting = (!scope.rest).then(|| Lasting::described(&description, passthrough.pid())).flatten();
         Ok(LibvirtMachine {
             persistent: told.persistent,
             hand: Hand::new(domain, lane, told.persistent, duration(limits.offline_block)),
@@ -158,7 +161,7 @@ impl LibvirtMachine {
             events: told.events,
             reach,
             clock,
-            lasting: None,
+            lasting,
             scope,
             changed: clock.now(),
             names: disks::names(&description),
@@ -266,6 +269,7 @@ impl Hypervisor for LibvirtMachine {
 
     async fn apply(&mut self, act: &Act, until: Moment) -> Result<(), ApplyError> {
         self.changed = self.now();
+        self.reach.changes();
         let until = self.clock.instant(until);
         self.hand.apply(&self.monitor, &mut self.reach, act, &self.names, until).await
     }

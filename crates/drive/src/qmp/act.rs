@@ -15,6 +15,7 @@ use super::driver::duration;
 use super::monitor::Monitor;
 use super::{look, observe, power, set};
 use crate::disk;
+use crate::guest::facts::shown_blocks;
 use crate::guest::reach::Reach;
 use crate::guest::{onlining, probe, zones};
 use crate::{ApplyError, ObserveError};
@@ -170,7 +171,7 @@ pub(crate) async fn make_known(
     let patience = (Instant::now() + after).min(until);
     loop {
         let block = crate::guest::facts::block(reach).await?;
-        let (region, shown) = tokio::join!(region(monitor, device), look::blocks(reach));
+        let (region, shown) = tokio::join!(region(monitor, device), shown_blocks(reach));
         let (region, shown) = (region?, shown?);
         if !region.is_whole || !region.fits(block) {
             let why = format!(
@@ -212,7 +213,7 @@ pub(crate) async fn online(
     // The guest's driver counts memory as plugged before Linux shows its block (virtio_mem_mb_add,
     // drivers/virtio/virtio_mem.c, 6.1): late ones are put online as they come.
     loop {
-        let shown = look::blocks(reach).await?;
+        let shown = shown_blocks(reach).await?;
         zones::online(reach, &onlining::in_state(&shown, &covered, false), zone, until).await?;
         let there = shown.iter().filter(|shown| covered.contains(&shown.index)).count() as u64;
         if there >= region.least(block) || Instant::now() >= until {
@@ -228,7 +229,7 @@ async fn come_late(reach: &mut Reach, covered: &Range<u64>, until: Instant) -> R
     let patience = until.min(Instant::now() + APPEARS);
     let mut late = false;
     loop {
-        let shown = look::blocks(reach).await?;
+        let shown = shown_blocks(reach).await?;
         if covered.clone().all(|index| shown.iter().any(|shown| shown.index == index)) {
             return Ok(late);
         }
@@ -251,7 +252,7 @@ pub(crate) async fn offline(
 ) -> Result<(), ApplyError> {
     let region = region(monitor, device).await?;
     let block = crate::guest::facts::block(reach).await?;
-    let shown = look::blocks(reach).await?;
+    let shown = shown_blocks(reach).await?;
     let mut blocks = onlining::in_state(&shown, &region.blocks(block), true);
     blocks.reverse();
     zones::remember(reach, &blocks, until).await;

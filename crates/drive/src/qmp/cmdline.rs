@@ -1,9 +1,10 @@
 //! What QEMU's command line tells that its monitor does not: memory limits before QEMU 7.1, and which backends boot
-//! memory uses. Pure; the words come from `/proc/PID/cmdline`, and a command line that is hidden tells nothing.
+//! memory uses. The words come from `/proc/PID/cmdline`, and a command line that is hidden tells nothing.
 
 use scale::units::Bytes;
 
 use super::replies::MemoryConfig;
+use crate::host;
 
 /// QEMU's command line.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -12,6 +13,11 @@ pub(super) struct CommandLine {
 }
 
 impl CommandLine {
+    /// That of the process, as far as it can be read.
+    pub(super) fn of(pid: Option<u32>) -> CommandLine {
+        CommandLine::parse(&pid.map(host::command_line).unwrap_or_default())
+    }
+
     /// From the NUL-separated words of `/proc/PID/cmdline`.
     pub(super) fn parse(raw: &[u8]) -> CommandLine {
         let words = raw.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned());

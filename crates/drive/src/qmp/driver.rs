@@ -13,6 +13,7 @@ use scale::time::{Moment, Span};
 use scale::wanted::Scope;
 use tokio::time::Instant;
 
+use super::lasting::Lasting;
 use super::monitor::{Line, Monitor};
 use super::observe::Seen;
 use super::{ConnectError, Events, Heard, Qmp, act, balloon, look, news, nics, observe, power};
@@ -33,7 +34,7 @@ pub struct QmpMachine {
     clock: Clock,
     /// How long the guest may take to empty one memory block.
     block: Duration,
-    lasting: Option<observe::Lasting>,
+    lasting: Option<Lasting>,
     scope: Scope,
     /// When the last act was sent.
     changed: Moment,
@@ -114,7 +115,7 @@ impl QmpMachine {
 /// manager has given to disks.
 pub(crate) async fn observed(
     monitor: &Monitor,
-    lasting: &mut Option<observe::Lasting>,
+    lasting: &mut Option<Lasting>,
     reach: &mut Reach,
     clock: &Clock,
     names: &Names,
@@ -131,7 +132,7 @@ pub(crate) async fn observed(
     let power = async { if scope.power { power::read(monitor).await } else { Ok(Known::default()) } };
     let nics = async { if scope.nics { nics::observe(monitor).await } else { Ok(Known::default()) } };
     let (seen, (mut guest, disks), power, nics) =
-        tokio::join!(observe::observe(monitor, lasting), told, power, nics);
+        tokio::join!(observe::observe(monitor, lasting, scope), told, power, nics);
     let (mut seen, mut nics) = (seen?, nics?);
     nics::named_by_guest(&mut nics, &guest);
     figures(monitor, &mut seen, &guest).await?;
@@ -155,12 +156,22 @@ pub(crate) async fn observed(
     })
 }
 
-/// The guest's figures through the balloon, where its agent tells none.
+/// The guest's figures through the balloon, where its agent does not tell all that they stand for.
 async fn figures(monitor: &Monitor, seen: &mut Seen, guest: &Guest) -> Result<(), ObserveError> {
     let told = guest.heard().is_some_and(|facts| facts.meminfo.is_some());
-    let (Some(balloon), Some(path)) = (&mut seen.memory.balloon, &seen.balloon) else { return Ok(()) };
-    if !told && seen.machine.is_running() && balloon::turn_on(monitor, path).await? {
-        balloon.stats = balloon::first(monitor, path, balloon.stats).await?;
+    let shown = guest.heard().is_some_and(|facts| !facts.blocks.is_empty());
+    let Some(balloon) = seen.memory.balloon.as_mut().filter(|_| !told || !shown) else { return Ok(()) };
+    let path = match seen.balloon.take() {
+        Some(path) => Some(path),
+        // Not looked for, as long as the agent might tell.
+        None => balloon::path(&observe::peripherals(monitor).await?),
+    };
+    let Some(path) = path else { return Ok(()) };
+    if balloon.stats.is_none() {
+        balloon.stats = balloon::latest(monitor, &path).await?;
+    }
+    if !told && seen.machine.is_running() && balloon::turn_on(monitor, &path).await? {
+        balloon.stats = balloon::first(monitor, &path, balloon.stats).await?;
     }
     Ok(())
 }
@@ -185,6 +196,7 @@ impl Hypervisor for QmpMachine {
 
     async fn apply(&mut self, act: &Act, until: Moment) -> Result<(), ApplyError> {
         self.changed = self.now();
+        self.reach.changes();
         let until = self.clock.instant(until);
         act::apply(&self.monitor, &mut self.reach, act, self.block, until).await
     }

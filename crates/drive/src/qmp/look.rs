@@ -16,7 +16,7 @@ use super::replies::{self, BalloonInfo, Devices, HotpluggableCpu, MemoryDevice, 
 use super::set;
 use crate::ObserveError;
 use crate::disk::{self, Names};
-use crate::guest::facts::{self, BLOCKS, VCPUS};
+use crate::guest::facts::{self, VCPUS};
 use crate::guest::reach::{Mute, Reach};
 use crate::guest::zones;
 
@@ -133,16 +133,9 @@ async fn devices(monitor: &Monitor) -> Result<Devices, ObserveError> {
     replies::devices(list, &[])
 }
 
-/// All memory blocks that the guest shows.
-pub(super) async fn blocks(reach: &mut Reach) -> Result<Vec<MemBlock>, Mute> {
-    let limit = reach.limit();
-    let answer = reach.call(BLOCKS, Value::Null, limit).await?;
-    facts::blocks(&answer).map_err(|error| Mute::of(&error))
-}
-
 async fn blocks_and_size(reach: &mut Reach) -> Result<(Vec<MemBlock>, Bytes), Mute> {
     let size = facts::block(reach).await?;
-    Ok((blocks(reach).await?, size))
+    Ok((facts::shown_blocks(reach).await?, size))
 }
 
 /// The guest's blocks in a region.

@@ -25,6 +25,7 @@ pub(crate) mod balloon;
 mod cmdline;
 pub(crate) mod driver;
 mod events;
+pub(crate) mod lasting;
 mod link;
 pub(crate) mod look;
 pub mod message;

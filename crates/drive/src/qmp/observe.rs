@@ -1,21 +1,21 @@
 //! Everything there is to know of a machine, asked of QEMU in at most two exchanges: one for all that has a name, one
 //! for what the first named (the balloon's figures, and once the boot memory's backing). It changes nothing.
+//!
+//! Through libvirt each question is an exchange of its own. There only those are put whose answers are needed: what does
+//! not change stands in libvirt's description of the running machine, and backends are libvirt's to make and to free.
 
-use std::collections::BTreeMap;
-
-use scale::observed::{
-    Accel, Backing, Balloon, DimmKind, Host, Life, Machine, Manager, Memory, Node, Vcpus, Version,
-};
+use scale::observed::{Balloon, DimmKind, Host, Life, Machine, Manager, Memory, Node, Vcpus, Version};
 use scale::units::Bytes;
+use scale::wanted::Scope;
 use serde_json::{Value, json};
 
-use super::backends::{self, Boot, Users};
+use super::backends::{self, Users};
 use super::balloon;
-use super::cmdline::CommandLine;
+use super::lasting::Lasting;
 use super::monitor::Monitor;
 use super::replies::{
-    self, BalloonInfo, Devices, HotpluggableCpu, Kvm, Memdev, MemoryConfig, MemoryDevice, Migration, Name,
-    OspmStatus, Property, SizeSummary, Status, Target, Uuid, VcpuThread,
+    self, BalloonInfo, Devices, HotpluggableCpu, Kvm, Memdev, MemoryDevice, Migration, OspmStatus, Property,
+    SizeSummary, Status, VcpuThread,
 };
 use crate::{ApplyError, ObserveError, host};
 
@@ -30,56 +30,43 @@ pub(crate) struct Seen {
     pub(crate) balloon: Option<String>,
 }
 
-/// What does not change while QEMU runs: asked once.
-#[derive(Debug)]
-pub(crate) struct Lasting {
-    name: Option<String>,
-    uuid: Option<String>,
-    kind: String,
-    arch: String,
-    accel: Accel,
-    config: Option<MemoryConfig>,
-    /// Size of the region for memory devices (x86 only).
-    region: Option<u64>,
-    line: CommandLine,
-    pid: Option<u32>,
-    /// The machine's link to the backend of its boot memory.
-    link: Option<String>,
-    boot_backends: Option<Vec<Boot>>,
-    /// What backends are made of, by their ids.
-    backings: BTreeMap<String, Backing>,
-}
-
 /// What changes.
 #[derive(Debug)]
 struct Current {
     status: Status,
-    base: SizeSummary,
+    base: u64,
     devices: Vec<MemoryDevice>,
-    memdevs: Vec<Memdev>,
+    backends: Option<Listed>,
     cpus: Option<Vec<HotpluggableCpu>>,
     ospm: Vec<OspmStatus>,
     balloon: Option<BalloonInfo>,
     numa: Option<String>,
     migration: Migration,
-    objects: Vec<Property>,
     peripherals: Vec<Peripheral>,
     threads: Vec<VcpuThread>,
 }
 
+/// All objects, and the memory backends.
+type Listed = (Vec<Property>, Vec<Memdev>);
+
 /// A device's folder and entry.
 pub(crate) type Peripheral = (&'static str, Property);
 
-/// Looks at the machine and the host.
-pub(crate) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> Result<Seen, ObserveError> {
-    let (lasting, current) = match known.take() {
-        Some(lasting) => (lasting, current(monitor).await?),
-        None => tokio::try_join!(lasting(monitor), current(monitor))?,
-    };
-    let lasting = known.insert(lasting);
+/// Looks at the machine and the host, as far as `scope` goes.
+pub(crate) async fn observe(
+    monitor: &Monitor,
+    known: &mut Option<Lasting>,
+    scope: Scope,
+) -> Result<Seen, ObserveError> {
+    let (lasting, current) = ask(monitor, known, scope).await?;
     let devices = replies::devices(current.devices, &current.ospm)?;
+    let (objects, memdevs) = match current.backends {
+        Some(listed) => listed,
+        None if devices.lenders.is_empty() => Listed::default(),
+        None => backends(monitor).await?,
+    };
     let boot = lasting.boot_backends.take().unwrap_or_else(|| {
-        backends::of_boot(lasting.link.as_deref(), &lasting.line, &current.objects, &devices.backends)
+        backends::of_boot(lasting.link.as_deref(), &lasting.line, &objects, &devices.backends)
     });
     let users = Users {
         devices: &devices.backends,
@@ -91,25 +78,18 @@ pub(crate) async fn observe(monitor: &Monitor, known: &mut Option<Lasting>) -> R
     let sources = backends::sources(
         monitor,
         (&boot, &devices.lenders),
-        (&current.objects, &current.memdevs),
+        (&objects, &memdevs),
         (&lasting.line, lasting.pid),
         &mut backings,
     );
     let balloon_path = balloon::path(&current.peripherals);
-    let balloon = async {
-        let Some(info) = &current.balloon else { return Ok(None) };
-        let stats = match &balloon_path {
-            Some(path) => balloon::latest(monitor, path).await?,
-            None => None,
-        };
-        Ok(Some(Balloon { actual: Bytes::new(info.actual), stats }))
-    };
-    let unused = backends::unused(monitor, current.memdevs.clone(), &current.objects, users);
+    let balloon = balloon(monitor, current.balloon.as_ref(), balloon_path.as_deref());
+    let unused = backends::unused(monitor, memdevs.clone(), &objects, users);
     let (sources, unused_backends, balloon) = tokio::try_join!(sources, unused, balloon)?;
     lasting.backings = backings;
     lasting.boot_backends = Some(boot);
 
-    let (boot, ceiling, slots) = limits(lasting, current.base.base_memory, &current.ospm);
+    let (boot, ceiling, slots) = limits(lasting, current.base, &current.ospm);
     let vcpus = Vcpus {
         slots: replies::vcpu_slots(current.cpus.unwrap_or_default(), &current.ospm, monitor.manager())?,
         removed_before: replies::vcpu_removed_before(&current.ospm),
@@ -149,6 +129,39 @@ fn host(lasting: &Lasting, memory: &Memory, manager: Manager) -> Host {
         host::limits::moving(pid, &mut host);
     }
     host
+}
+
+/// What lasts, if it is not `known`, and what changes.
+async fn ask<'a>(
+    monitor: &Monitor,
+    known: &'a mut Option<Lasting>,
+    scope: Scope,
+) -> Result<(&'a mut Lasting, Current), ObserveError> {
+    let current = match &*known {
+        Some(lasting) => current(monitor, Some(lasting), scope).await?,
+        None => {
+            let (lasting, current) = tokio::try_join!(Lasting::ask(monitor), current(monitor, None, scope))?;
+            *known = Some(lasting);
+            current
+        }
+    };
+    let lasting = known.as_mut().expect("asked for above, where it was not known");
+    lasting.base = Some(current.base);
+    Ok((lasting, current))
+}
+
+/// The balloon at `path`, with its driver's last figures.
+async fn balloon(
+    monitor: &Monitor,
+    info: Option<&BalloonInfo>,
+    path: Option<&str>,
+) -> Result<Option<Balloon>, ObserveError> {
+    let Some(info) = info else { return Ok(None) };
+    let stats = match path {
+        Some(path) => balloon::latest(monitor, path).await?,
+        None => None,
+    };
+    Ok(Some(Balloon { actual: Bytes::new(info.actual), stats }))
 }
 
 /// QEMU's nodes without the NVDIMMs that it counts in; one node where it has set up none.
@@ -230,71 +243,67 @@ pub(crate) async fn may_lose_a_vcpu(monitor: &Monitor) -> Result<(), ApplyError>
     }
 }
 
-async fn lasting(monitor: &Monitor) -> Result<Lasting, ObserveError> {
-    let machine = "/machine";
+/// What changes, as far as `scope` needs it and what is `known` does not tell.
+async fn current(monitor: &Monitor, known: Option<&Lasting>, scope: Scope) -> Result<Current, ObserveError> {
     let none = || Value::Null;
-    let (name, uuid, kvm, target, kind, config, link, region) = tokio::try_join!(
-        monitor.ask_if::<Name>("query-name", none()),
-        monitor.ask_if::<Uuid>("query-uuid", none()),
-        monitor.ask_if::<Kvm>("query-kvm", none()),
-        monitor.ask_if::<Target>("query-target", none()),
-        monitor.property::<String>(machine, "type"),
-        monitor.property::<MemoryConfig>(machine, "memory"),
-        monitor.property::<String>(machine, "memory-backend"),
-        monitor.property::<u64>(machine, "device-memory-region-size"),
+    let is_plain = known.is_some_and(|known| known.is_plain);
+    let base = async {
+        match known.and_then(|known| known.base) {
+            Some(base) => Ok(base),
+            None => {
+                let told: SizeSummary = monitor.ask("query-memory-size-summary", none()).await?;
+                Ok(told.base_memory)
+            }
+        }
+    };
+    let devices = async {
+        let devices: Vec<MemoryDevice> = monitor.ask("query-memory-devices", none()).await?;
+        Ok(devices)
+    };
+    let numa = async {
+        let info = json!({ "command-line": "info numa" });
+        if is_plain { Ok(None) } else { monitor.ask_if("human-monitor-command", info).await }
+    };
+    let backends = async { if is_plain { Ok(None) } else { backends(monitor).await.map(Some) } };
+    let spares = monitor.manager() == Manager::Libvirt && !scope.rest;
+    // libvirt knows of the jobs that it began, and is asked before.
+    let migration = async { if spares { Ok(None) } else { monitor.ask_if("query-migrate", none()).await } };
+    let peripherals = async { if spares { Ok(Vec::new()) } else { peripherals(monitor).await } };
+    let (status, base, devices, backends, cpus, ospm, balloon, numa, migration, peripherals, threads) = tokio::try_join!(
+        monitor.ask("query-status", none()),
+        base,
+        devices,
+        backends,
+        monitor.ask_if("query-hotpluggable-cpus", none()),
+        monitor.ask_if("query-acpi-ospm-status", none()),
+        monitor.ask_if("query-balloon", none()),
+        numa,
+        migration,
+        peripherals,
+        monitor.ask_if::<Vec<VcpuThread>>("query-cpus-fast", none()),
     )?;
-    let pid = monitor.pid();
-    let line = CommandLine::parse(&pid.map(host::command_line).unwrap_or_default());
-    let kind = kind.unwrap_or_default();
-    Ok(Lasting {
-        name: name.and_then(|name| name.name),
-        uuid: uuid.map(|uuid| uuid.uuid).filter(|uuid| uuid.chars().any(|c| !matches!(c, '0' | '-'))),
-        kind: kind.strip_suffix("-machine").unwrap_or(&kind).to_owned(),
-        arch: target.map(|target| target.arch).unwrap_or_default(),
-        accel: kvm.map_or(Accel::Unknown, |kvm| if kvm.enabled { Accel::Kvm } else { Accel::Tcg }),
-        config: config.or_else(|| line.memory()),
-        region,
-        link,
-        boot_backends: None,
-        line,
-        pid,
-        backings: BTreeMap::new(),
-    })
-}
-
-async fn current(monitor: &Monitor) -> Result<Current, ObserveError> {
-    let none = || Value::Null;
-    let objects = json!({ "path": "/objects" });
-    let info_numa = json!({ "command-line": "info numa" });
-    let (status, base, devices, memdevs, cpus, ospm, balloon, numa, migration, objects, peripherals, threads) =
-        tokio::try_join!(
-            monitor.ask("query-status", none()),
-            monitor.ask("query-memory-size-summary", none()),
-            monitor.ask("query-memory-devices", none()),
-            monitor.ask_if("query-memdev", none()),
-            monitor.ask_if("query-hotpluggable-cpus", none()),
-            monitor.ask_if("query-acpi-ospm-status", none()),
-            monitor.ask_if("query-balloon", none()),
-            monitor.ask_if("human-monitor-command", info_numa),
-            monitor.ask_if("query-migrate", none()),
-            monitor.ask_if("qom-list", objects),
-            peripherals(monitor),
-            monitor.ask_if::<Vec<VcpuThread>>("query-cpus-fast", none()),
-        )?;
     Ok(Current {
         status,
         base,
         devices,
-        memdevs: memdevs.unwrap_or_default(),
+        backends,
         cpus,
         ospm: ospm.unwrap_or_default(),
         balloon,
         numa,
         migration: migration.unwrap_or_default(),
-        objects: objects.unwrap_or_default(),
         peripherals,
         threads: threads.unwrap_or_default(),
     })
+}
+
+/// All objects, and the memory backends among them.
+async fn backends(monitor: &Monitor) -> Result<Listed, ObserveError> {
+    let (objects, memdevs) = tokio::try_join!(
+        monitor.ask_if::<Vec<Property>>("qom-list", json!({ "path": "/objects" })),
+        monitor.ask_if::<Vec<Memdev>>("query-memdev", Value::Null),
+    )?;
+    Ok((objects.unwrap_or_default(), memdevs.unwrap_or_default()))
 }
 
 /// All devices but the machine's own parts, with the folder that each is in.

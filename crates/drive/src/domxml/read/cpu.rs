@@ -58,7 +58,8 @@ fn cells(numa: Node<'_, '_>) -> Result<Vec<Cell>, BadXml> {
         };
         let memory =
             amount(node, "memory", "unit", "<cell memory>")?.ok_or_else(|| missing("memory in <cell>"))?;
-        cells.push(Cell { id: number(node, "id")?.unwrap_or(place), cpus, memory });
+        let is_shared = attribute(node, "memAccess").is_some_and(|access| access == "shared");
+        cells.push(Cell { id: number(node, "id")?.unwrap_or(place), cpus, memory, is_shared });
     }
     cells.sort_by_key(|cell| cell.id);
     if let Some((_, cell)) = (0u32..).zip(&cells).find(|(place, cell)| *place != cell.id) {
