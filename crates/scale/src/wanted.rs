@@ -40,7 +40,7 @@ pub struct Wanted {
     pub ips: BTreeMap<IpAddr, IpWish>,
 }
 
-/// What an observation is to tell of beside memory, QEMU's vCPUs and the host, of which each tells.
+/// What an observation is to tell of beside QEMU's memory and vCPUs and the host, of which each tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scope {
     /// CPU time and its limits.
@@ -51,6 +51,8 @@ pub struct Scope {
     pub disk_guests: bool,
     /// NICs, their limits, and what the guest calls them.
     pub nics: bool,
+    /// What the guest shows of its memory: its blocks, its figures, its kernel's policy.
+    pub memory: bool,
     /// The vCPUs that the guest shows.
     pub vcpus: bool,
     /// What a resize does without: the balloon driver's figures of a guest whose agent tells the same, and once more what
@@ -60,8 +62,20 @@ pub struct Scope {
 
 impl Scope {
     /// Everything.
-    pub const ALL: Scope =
-        Scope { power: true, disks: true, disk_guests: true, nics: true, vcpus: true, rest: true };
+    pub const ALL: Scope = Scope {
+        power: true,
+        disks: true,
+        disk_guests: true,
+        nics: true,
+        memory: true,
+        vcpus: true,
+        rest: true,
+    };
+
+    /// True where the guest has a part in it. A limit of CPU power or of a disk is none of its business.
+    pub fn asks_guest(&self) -> bool {
+        self.disk_guests || self.nics || self.memory || self.vcpus
+    }
 }
 
 impl Wanted {
@@ -78,6 +92,7 @@ impl Wanted {
             disks: !self.disks.is_empty(),
             disk_guests: self.disks.values().any(|wish| wish.size.is_some()),
             nics: !self.nics.is_empty() || !self.ips.is_empty(),
+            memory: self.memory.is_some(),
             vcpus: self.vcpus.is_some(),
             rest: false,
         }

@@ -53,7 +53,14 @@ fn within(mut seen: Observed, scope: Scope) -> Observed {
     if !scope.nics {
         seen.nics = Known::default();
     }
+    if !scope.asks_guest() {
+        seen.guest = Guest::Unheard("the guest was not asked".to_owned());
+    }
     if let Guest::Heard(facts) = &mut seen.guest {
+        if !scope.memory {
+            (facts.block, facts.blocks) = (None, Vec::new());
+            (facts.meminfo, facts.auto_online, facts.has_probe) = (None, None, false);
+        }
         facts.tools.retain(|_| scope.disk_guests);
         facts.interfaces.retain(|_| scope.nics);
         facts.vcpus.retain(|_| scope.vcpus);

@@ -47,6 +47,8 @@ pub(super) struct Lasting {
     os_id: Option<String>,
     system: Option<System>,
     kernel: Option<String>,
+    /// True where the rest was asked for too, which is about memory.
+    with_memory: bool,
     block: Option<Bytes>,
     has_probe: bool,
     /// The kernel's policy for new memory blocks, which only somebody in the guest changes.
@@ -61,11 +63,33 @@ impl Lasting {
     pub(super) fn os_id(&self) -> Option<&str> {
         self.os_id.as_deref()
     }
+
+    fn facts(self) -> GuestFacts {
+        let Lasting {
+            agent_version, commands, os, os_id, system, kernel, block, has_probe, auto_online, ..
+        } = self;
+        let all = GuestFacts::default();
+        GuestFacts {
+            agent_version,
+            commands,
+            os,
+            os_id,
+            system,
+            kernel,
+            block,
+            has_probe,
+            auto_online,
+            ..all
+        }
+    }
 }
 
-/// Asks the guest for everything in `scope`. A guest that says nothing or nonsense is [`Guest::Unheard`], with the reason; what
-/// its agent merely does not offer is absent.
+/// Asks the guest for everything in `scope`. A guest that says nothing or nonsense, or that has no part in it, is
+/// [`Guest::Unheard`], with the reason; what its agent merely does not offer is absent.
 pub async fn gather(reach: &mut Reach, scope: Scope) -> Guest {
+    if !scope.asks_guest() {
+        return Guest::Unheard("the guest was not asked".to_owned());
+    }
     match try_gather(reach, scope).await {
         Ok(facts) => Guest::Heard(Box::new(facts)),
         Err(mute) => Guest::Unheard(mute.to_string()),
@@ -78,7 +102,8 @@ pub async fn gather(reach: &mut Reach, scope: Scope) -> Guest {
 /// [`Mute`].
 pub(crate) async fn make_known(reach: &mut Reach) -> Result<(), Mute> {
     if reach.lasting.is_none() {
-        try_gather(reach, Scope::ALL).await?;
+        // Whatever is asked, that is asked first.
+        try_gather(reach, Scope { memory: false, vcpus: false, nics: false, ..Scope::ALL }).await?;
     }
     Ok(())
 }
@@ -87,13 +112,18 @@ pub(crate) async fn make_known(reach: &mut Reach) -> Result<(), Mute> {
 /// [`gather`] with the same scope takes it, if it comes soon.
 #[cfg(feature = "libvirt")]
 pub(crate) fn gather_ahead(reach: &mut Reach, scope: Scope) {
+    if !scope.asks_guest() {
+        return;
+    }
     let until = Instant::now() + reach.limit();
     reach.ask_ahead(scope, move |mut agent| async move { ask(&mut agent, None, None, scope, until).await });
 }
 
 async fn try_gather(reach: &mut Reach, scope: Scope) -> Result<GuestFacts, Mute> {
     let until = Instant::now() + reach.limit();
-    let (known, after) = (reach.lasting.clone(), reach.after());
+    let after = reach.after().filter(|_| scope.memory);
+    // What was asked without its memory may yet be asked for that.
+    let known = reach.lasting.clone().filter(|known| known.with_memory || !scope.memory);
     let told = match reach.told_ahead(scope).await {
         Some(told) => told,
         None => ask(reach.agent().await?, known, after, scope, until).await,
@@ -116,23 +146,26 @@ async fn ask(
     scope: Scope,
     until: Instant,
 ) -> Result<(Lasting, GuestFacts), AgentError> {
-    let figures = Some(MEMINFO).filter(|_| after.is_none());
-    let policy = Some(AUTO_ONLINE).filter(|_| scope.rest || known.is_none());
+    let memory = scope.memory;
+    let figures = Some(MEMINFO).filter(|_| memory && after.is_none());
+    let policy = Some(AUTO_ONLINE).filter(|_| memory && (scope.rest || known.is_none()));
     let mut calls: Vec<Call> =
         [figures, policy].into_iter().flatten().map(|path| open_call(path, "r")).collect();
     let probed = calls.len();
     if known.is_none() {
-        calls.push(probe::open_to_write());
-        calls.extend([INFO, OS, BLOCK_INFO].map(|command| (command, Value::Null)));
+        calls.extend(Some(probe::open_to_write()).filter(|_| memory));
+        calls.extend([INFO, OS].map(|command| (command, Value::Null)));
     }
+    let sized = Some(BLOCK_INFO).filter(|_| memory && known.is_none());
     let (shown, nics) = (Some(VCPUS).filter(|_| scope.vcpus), Some(INTERFACES).filter(|_| scope.nics));
     // Blocks come last: what a guest onlines by itself has a little more time to come.
-    let listed = Some(BLOCKS).filter(|_| after.is_none());
-    let others = [shown, nics, listed];
-    calls.extend(others.into_iter().flatten().map(|command| (command, Value::Null)));
+    let listed = Some(BLOCKS).filter(|_| memory && after.is_none());
+    calls.extend([sized, shown, nics, listed].into_iter().flatten().map(|command| (command, Value::Null)));
     let then = |nth: usize, answer: &Answer| match nth {
         nth if nth < probed => read_and_close(answer, LONGEST_FILE),
-        nth if nth == probed && known.is_none() => number(answer).map(close_call).into_iter().collect(),
+        nth if nth == probed && memory && known.is_none() => {
+            number(answer).map(close_call).into_iter().collect()
+        }
         _ => Vec::new(),
     };
     let mut answers = agent.call_chain(&calls, then, super::files::left(until)).await?;
@@ -149,8 +182,10 @@ async fn ask(
     let mut lasting = match known {
         Some(lasting) => lasting,
         None => {
-            let has_probe = number(&next()).is_some();
-            Lasting { has_probe, ..lasting(offered(next())?, offered(next())?, offered(next())?)? }
+            let has_probe = memory && number(&next()).is_some();
+            let (info, os) = (offered(next())?, offered(next())?);
+            let block = sized.map_or(Ok(None), |_| offered(next()))?;
+            Lasting { has_probe, with_memory: memory, ..lasting(info, os, block)? }
         }
     };
     lasting.auto_online = policy.unwrap_or(lasting.auto_online);
@@ -159,24 +194,7 @@ async fn ask(
     let interfaces = told(nics)?.map_or(Ok(Vec::new()), |value| interfaces(&value))?;
     let blocks = told(listed)?.map_or(Ok(Vec::new()), |value| blocks(&value))?;
     let (meminfo, blocks) = after.map_or((meminfo, blocks), |after| (Some(after.meminfo), after.blocks));
-    let Lasting { agent_version, commands, os, os_id, system, kernel, block, has_probe, auto_online } =
-        lasting.clone();
-    let facts = GuestFacts {
-        agent_version,
-        commands,
-        os,
-        os_id,
-        system,
-        kernel,
-        block,
-        blocks,
-        vcpus,
-        meminfo,
-        auto_online,
-        has_probe,
-        interfaces,
-        ..GuestFacts::default()
-    };
+    let facts = GuestFacts { blocks, vcpus, meminfo, interfaces, ..lasting.clone().facts() };
     Ok((lasting, facts))
 }
 
@@ -214,6 +232,7 @@ fn lasting(info: Option<Value>, os: Option<Value>, block: Option<Value>) -> Resu
         }),
         kernel: text("kernel-release"),
         block: block.as_ref().map(block_size).transpose()?,
+        with_memory: false,
         has_probe: false,
         auto_online: None,
     })

@@ -135,7 +135,9 @@ pub(crate) async fn observed(
         tokio::join!(observe::observe(monitor, lasting, scope), told, power, nics);
     let (mut seen, mut nics) = (seen?, nics?);
     nics::named_by_guest(&mut nics, &guest);
-    figures(monitor, &mut seen, &guest).await?;
+    if scope.memory {
+        figures(monitor, &mut seen, &guest).await?;
+    }
     let disk::Seen { disks, tools } = disks?;
     if let Guest::Heard(facts) = &mut guest {
         facts.tools = tools;

@@ -5,10 +5,11 @@ use std::time::Duration;
 use drive::{ApplyError, Hypervisor};
 use scale::observed::{AutoOnline, Guest, GuestFacts, Known, MemBlock};
 use scale::plan::{Act, Zone};
+use scale::setting::Millicpus;
 use scale::sight::{GuestView, Look, Sight};
 use scale::time::Span;
 use scale::units::{Bytes, Change};
-use scale::wanted::{Scope, Wanted};
+use scale::wanted::{Scope, Wanted, Wish};
 use serde_json::{Value, json};
 
 use crate::fake::{Answer, Party, Q35, Table, debian, no, open, yes};
@@ -201,6 +202,30 @@ async fn a_wish_for_memory_asks_for_memory_alone_and_once_for_what_does_not_chan
     let all = asked();
     let more = ["query-block", "guest-network-get-interfaces", "guest-get-vcpus"];
     assert!(more.iter().all(|command| all.contains(&(*command).into())));
+}
+
+#[tokio::test]
+async fn a_limit_asks_the_guest_nothing_and_a_vcpu_nothing_of_its_memory() {
+    let (qemu, agent) = (Party::play(Table::recorded(Q35)), Party::play(debian()));
+    let mut machine = open(&qemu, Some(&agent)).await;
+    let limit = Wanted { cpu_limit: Wish::To(Millicpus::new(500)), ..Wanted::default() };
+    machine.attend(limit.scope());
+    let seen = machine.observe().await.expect("observed");
+    assert!(matches!(&seen.guest, Guest::Unheard(why) if why.contains("not asked")), "{:?}", seen.guest);
+    assert_eq!(agent.heard_names(), [""; 0]);
+
+    let more = Wanted { vcpus: Some(Change::Grow(1)), ..Wanted::default() };
+    machine.attend(more.scope());
+    let seen = machine.observe().await.expect("observed");
+    let facts = seen.guest.heard().expect("a guest");
+    assert!(!facts.vcpus.is_empty() && !facts.commands.is_empty() && facts.os_id.is_some());
+    let of_memory = |command: &String| command.contains("memory") || command.contains("file");
+    assert!(!agent.heard_names().iter().any(of_memory), "{:?}", agent.heard_names());
+
+    machine.attend(Scope { vcpus: false, memory: true, ..more.scope() });
+    let seen = machine.observe().await.expect("observed");
+    let facts = seen.guest.heard().expect("a guest");
+    assert!(facts.block.is_some() && facts.auto_online.is_some(), "what was left out is asked for after all");
 }
 
 #[tokio::test]
