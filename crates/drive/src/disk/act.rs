@@ -51,6 +51,9 @@ pub(crate) async fn may_grow(
             drive.size
         ));
     }
+    if !drive.busy.is_empty() {
+        return refused(format!("{disk} is busy: {}", drive.busy.join(", ")));
+    }
     if !to.is_multiple_of(SECTOR) {
         return refused(format!("{to} is not a whole number of sectors"));
     }

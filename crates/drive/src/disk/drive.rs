@@ -43,6 +43,9 @@ struct Image {
     format: String,
     #[serde(rename = "virtual-size")]
     virtual_size: u64,
+    /// What a filter lies on, and an overlay.
+    #[serde(rename = "backing-image")]
+    backing: Option<Box<Image>>,
 }
 
 /// `query-block-jobs`, one of the list.
@@ -92,7 +95,10 @@ impl Drive {
 /// The disks, in QEMU's order.
 pub(super) fn drives(list: Vec<BlockInfo>, jobs: &[BlockJob]) -> Vec<Drive> {
     let mut drives: Vec<Drive> = list.into_iter().take(MOST).filter_map(drive).collect();
-    for job in jobs.iter().take(MOST) {
+    // A backup has put a filter on each disk that it is of (`backup_job_create`, block/backup.c, 7.2 and 10.0), whatever
+    // its name.
+    let is_shown = drives.iter().any(|drive| drive.busy.iter().any(|what| what == BACKUP));
+    for job in jobs.iter().take(MOST).filter(|job| !(is_shown && job.kind == "backup")) {
         let what = format!("a block job ({} {})", shown(&job.kind), shown(&job.device));
         let is_of = |drive: &Drive| {
             let names = [Some(&drive.node), drive.id.as_ref(), drive.drive.as_ref()];
@@ -170,6 +176,9 @@ struct Chain {
     busy: Option<String>,
 }
 
+/// What a backup's filter says.
+const BACKUP: &str = "a backup";
+
 /// Filters: their driver, and what is at work where one is (block/, 7.2 and 10.0).
 const FILTERS: [(&str, Option<&str>); 8] = [
     ("throttle", None),
@@ -178,8 +187,8 @@ const FILTERS: [(&str, Option<&str>); 8] = [
     ("preallocate", None),
     ("mirror_top", Some("a mirror")),
     ("commit_top", Some("a commit")),
-    ("copy-before-write", Some("a backup")),
-    ("backup-top", Some("a backup")),
+    ("copy-before-write", Some(BACKUP)),
+    ("backup-top", Some(BACKUP)),
 ];
 
 /// The deepest chain of filters that is looked through.
@@ -187,7 +196,10 @@ const DEEPEST: usize = 16;
 
 impl Chain {
     fn of(inserted: &Inserted) -> Chain {
-        let Image { filename, format, .. } = &inserted.image;
+        let Image { filename, .. } = &inserted.image;
+        let images = std::iter::successors(Some(&inserted.image), |image| image.backing.as_deref());
+        let format = images.map(|image| &image.format).take(DEEPEST).find(|format| filter(format).is_none());
+        let format = format.unwrap_or(&inserted.image.format);
         let mut chain = Chain {
             format: format.clone(),
             filename: filename.clone(),
@@ -312,6 +324,23 @@ mod tests {
         let busy = |jobs| read(list.clone(), jobs).iter().map(|drive| drive.busy.len()).collect::<Vec<_>>();
         assert_eq!(busy(json!([{"type": "mirror", "device": "sd1"}])), [0, 1]);
         assert_eq!(busy(json!([{"type": "backup", "device": "job7"}])), [1, 1]);
+        let backed_up = json!([
+            info(
+                "sd0",
+                "",
+                json!({"drv": "copy-before-write", "node-name": "#block7", "image": {
+                    "filename": "/img/a.qcow2", "format": "copy-before-write", "virtual-size": 1024,
+                    "backing-image": {"filename": "/img/a.qcow2", "format": "qcow2", "virtual-size": 1024},
+                }})
+            ),
+            info("sd1", "", json!({})),
+        ]);
+        let backup = json!({"type": "backup", "device": "backup-sda-libvirt-2-format"});
+        let drives = read(backed_up.clone(), json!([backup]));
+        assert_eq!((&drives[0].busy[..], drives[0].format.as_str()), (&["a backup".to_owned()][..], "qcow2"));
+        assert!(drives[1].busy.is_empty(), "a backup shows on its own disks");
+        let copied = read(backed_up, json!([backup, {"type": "mirror", "device": "copy-sdb"}]));
+        assert_eq!(copied.iter().map(|drive| drive.busy.len()).collect::<Vec<_>>(), [2, 1]);
         let mirrored = read(json!([info("sd0", "", json!({"drv": "mirror_top"}))]), json!([]));
         assert_eq!(mirrored[0].busy, ["a mirror"]);
     }

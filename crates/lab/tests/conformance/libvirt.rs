@@ -21,7 +21,7 @@ pub(crate) struct Libvirt {
 }
 
 impl Libvirt {
-    async fn with(generation: Generation, recipe: &Recipe) -> Self {
+    pub(crate) async fn with(generation: Generation, recipe: &Recipe) -> Self {
         let libvirtd = Libvirtd::of(generation).await.unwrap();
         let guest = libvirtd.boot("web1", recipe).await.unwrap();
         let service = guest.watch_service();

@@ -5,6 +5,8 @@
 //! A new driver passes by being one more stage. `beside` has those that need other tools of libvirt's.
 
 #[cfg(feature = "libvirt")]
+mod at_work;
+#[cfg(feature = "libvirt")]
 mod beside;
 mod guest;
 #[cfg(feature = "libvirt")]

@@ -5,7 +5,7 @@
 
 use super::make::{Part, Scene, step};
 use super::{Act, Obstacle, Proof, Strength, Unmet, When, layers, named};
-use crate::observed::{Disk, DiskBus, GuestDisk, Known, Lies, Observed, Pool};
+use crate::observed::{Disk, DiskBus, GuestDisk, Known, Lies, Machine, Manager, Observed, Pool};
 use crate::units::{Bytes, Change};
 use crate::wanted::Wanted;
 
@@ -81,7 +81,7 @@ fn one(scene: &Scene<'_>, disk: &Disk, to: Bytes) -> Part {
     let mut part = Part::default();
     let hears = hears(scene, disk, to);
     if to > disk.size {
-        part.obstacles.extend(in_the_way(disk, to));
+        part.obstacles.extend(in_the_way(scene, disk, to));
         part.notes.extend(worth_a_word(disk, to));
         let in_guest = hears.is_ok();
         part.groups.push(vec![step(
@@ -159,7 +159,7 @@ fn hears<'a>(scene: &Scene<'_>, disk: &'a Disk, to: Bytes) -> Result<&'a GuestDi
 }
 
 /// What keeps a disk from growing.
-fn in_the_way(disk: &Disk, to: Bytes) -> Vec<Obstacle> {
+fn in_the_way(scene: &Scene<'_>, disk: &Disk, to: Bytes) -> Vec<Obstacle> {
     let name = &disk.name;
     let mut found = Vec::new();
     if disk.read_only {
@@ -173,7 +173,7 @@ fn in_the_way(disk: &Disk, to: Bytes) -> Vec<Obstacle> {
         found.push(Obstacle {
             when: When::NotNow,
             reason: format!("disk {name} is busy: {}", disk.busy.join(", ")),
-            way_out: "wait until that is over".to_owned(),
+            way_out: until_over(&scene.seen.machine, name),
         });
     }
     if let Lies::Block { path, size, .. } = &disk.lies
@@ -191,6 +191,21 @@ fn in_the_way(disk: &Disk, to: Bytes) -> Vec<Obstacle> {
         });
     }
     found
+}
+
+/// How what a disk is busy with comes to its end.
+fn until_over(machine: &Machine, disk: &str) -> String {
+    let wait = "wait until that is over";
+    match machine.manager {
+        Manager::Nobody => wait.to_owned(),
+        Manager::Libvirt => {
+            let name = machine.name.as_deref().unwrap_or("DOMAIN");
+            format!(
+                "{wait} (virsh domjobinfo {name} tells how far a backup is), or end it: a backup with virsh domjobabort \
+                 {name}, another job with virsh blockjob {name} {disk} --abort"
+            )
+        }
+    }
 }
 
 /// Growth that the host cannot hold, by all disks that draw on one pool.

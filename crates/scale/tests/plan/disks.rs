@@ -4,7 +4,7 @@ use crate::furniture::{disk, filesystem, furnished, layers, lvm, partition, vda}
 use crate::machine::facts;
 use crate::steps::{planned, refused};
 use scale::disk::Tool;
-use scale::observed::{DiskBus, Known, Layer, LayerKind, Lies, Observed, Pool};
+use scale::observed::{DiskBus, Known, Layer, LayerKind, Lies, Manager, Observed, Pool};
 use scale::plan::{Act, Plan, Proof, Strength, When};
 use scale::units::{Bytes, parse_change};
 use scale::wanted::{DiskWish, Wanted};
@@ -132,6 +132,13 @@ fn a_busy_or_read_only_disk_stays() {
     let mut seen = furnished();
     vda(&mut seen).busy.push("backup".into());
     says(&seen, &size("vda", "40G"), When::NotNow, &["busy: backup"]);
+    (seen.machine.manager, seen.machine.name) = (Manager::Libvirt, Some("web1".into()));
+    says(
+        &seen,
+        &size("vda", "40G"),
+        When::NotNow,
+        &["virsh domjobabort web1", "virsh blockjob web1 vda --abort"],
+    );
     let mut seen = furnished();
     vda(&mut seen).read_only = true;
     says(&seen, &size("vda", "40G"), When::Impossible, &["read-only"]);
