@@ -156,6 +156,18 @@ fn a_damaged_record_is_an_error_that_names_the_line() {
 }
 
 #[test]
+fn a_command_that_asks_for_nothing_is_answered_with_an_example_in_two_lines() {
+    for words in [&["plan", "web1"][..], &["apply", "web1", "--yes"], &["plan", "web1", "--zone", "movable"]]
+    {
+        let ended = run(words);
+        assert_eq!((ended.status, ended.err.lines().count()), (2, 2), "{words:?}: {}", ended.err);
+        assert!(ended.err.contains("supple plan web1 --memory 4G"), "{}", ended.err);
+    }
+    let told: Value = serde_json::from_str(&run(&["plan", "web1", "--json"]).out).unwrap();
+    assert_eq!(told["error"]["kind"], "usage");
+}
+
+#[test]
 fn help_tells_of_sizes_and_of_exit_statuses() {
     let help = run(&["--help"]);
     assert_eq!(help.status, 0);

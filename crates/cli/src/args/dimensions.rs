@@ -28,25 +28,25 @@ Limits:
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Dimensions {
     /// The most host CPUs that all vCPUs together may take, such as 2.5, or none
-    #[arg(long, value_name = "CPUS", group = "sizes", value_parser = read_cpu_limit, help_heading = "Limits and disks")]
+    #[arg(long, value_name = "CPUS", value_parser = read_cpu_limit, help_heading = "Limits and disks")]
     cpu_limit: Option<Wish<Millicpus>>,
     /// The share of CPU time under contention, from 1 to 10000; 100 is usual
-    #[arg(long, value_name = "WEIGHT", group = "sizes", value_parser = read_cpu_weight, help_heading = "Limits and disks")]
+    #[arg(long, value_name = "WEIGHT", value_parser = read_cpu_weight, help_heading = "Limits and disks")]
     cpu_weight: Option<Weight>,
     /// A disk's size, never smaller than it is: vda=40G, or a step such as vda=+10G; what lies on it in the guest follows
-    #[arg(long = "disk", value_name = "DISK=SIZE", group = "sizes", value_parser = read_disk, help_heading = "Limits and disks")]
+    #[arg(long = "disk", value_name = "DISK=SIZE", value_parser = read_disk, help_heading = "Limits and disks")]
     disks: Vec<(String, Change<Bytes>)>,
     /// A disk's operations a second: vda=2000, vda=read:500,write:500,burst:4000/10s, or vda=none
-    #[arg(long, value_name = "DISK=IOPS", group = "sizes", value_parser = read_iops, help_heading = "Limits and disks")]
+    #[arg(long, value_name = "DISK=IOPS", value_parser = read_iops, help_heading = "Limits and disks")]
     disk_iops: Vec<(String, ThrottleWish<Iops>)>,
     /// A disk's bytes a second: vda=200M, vda=read:200M,write:100M, or vda=none
-    #[arg(long, value_name = "DISK=SIZE", group = "sizes", value_parser = read_rate, help_heading = "Limits and disks")]
+    #[arg(long, value_name = "DISK=SIZE", value_parser = read_rate, help_heading = "Limits and disks")]
     disk_rate: Vec<(String, ThrottleWish<Bytes>)>,
     /// A NIC's traffic: eth0=500mbit/1gbit (average/peak both ways), eth0=in:500mbit,out:200mbit, or eth0=none
-    #[arg(long = "nic", value_name = "NIC=RATE", group = "sizes", value_parser = read_nic, help_heading = "Limits and disks")]
+    #[arg(long = "nic", value_name = "NIC=RATE", value_parser = read_nic, help_heading = "Limits and disks")]
     nics: Vec<(String, RateWish)>,
     /// The traffic of one address of the guest, v4 or v6: 203.0.113.7=100mbit, or 203.0.113.7=none
-    #[arg(long = "ip", value_name = "IP=RATE", group = "sizes", value_parser = read_ip, help_heading = "Limits and disks")]
+    #[arg(long = "ip", value_name = "IP=RATE", value_parser = read_ip, help_heading = "Limits and disks")]
     ips: Vec<(IpAddr, IpWish)>,
 }
 

@@ -1,6 +1,6 @@
 //! The options of `plan` and `apply`: what a machine is to become, by words and by a file.
 
-use clap::{ArgGroup, Args, ValueEnum, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
 use scale::units::{BadCount, BadSize, Bytes, Change, parse_change, parse_count};
 use scale::wanted::{Mechanism, Wanted, ZoneWish};
 use std::path::PathBuf;
@@ -13,13 +13,12 @@ use crate::file::File;
 
 /// Which machine, and what it is to become.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("sizes").required(true).multiple(true))]
 pub(crate) struct Resize {
     /// The guest's memory: 6G, or a step such as +2G or -512M
-    #[arg(long, short, value_name = "SIZE", group = "sizes", value_parser = read_size, allow_hyphen_values = true)]
+    #[arg(long, short, value_name = "SIZE", value_parser = read_size, allow_hyphen_values = true)]
     memory: Option<Change<Bytes>>,
     /// The guest's vCPUs: 4, or a step such as +2 or -1
-    #[arg(long, short = 'v', value_name = "COUNT", group = "sizes", value_parser = read_count, allow_hyphen_values = true)]
+    #[arg(long, short = 'v', value_name = "COUNT", value_parser = read_count, allow_hyphen_values = true)]
     vcpus: Option<Change<u32>>,
     /// How memory changes; by default virtio-mem where there is a device, else DIMMs, and never the balloon
     #[arg(long, value_enum, requires = "memory")]
@@ -35,7 +34,7 @@ pub(crate) struct Resize {
     dimensions: Dimensions,
     /// A file that says what the machine is to be, as `supple get` writes it: TOML, or JSON where its name ends so; - is
     /// standard input. Options count before it
-    #[arg(long, short, value_name = "FILE", group = "sizes", value_hint = ValueHint::FilePath)]
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
     file: Option<PathBuf>,
     /// The machine: its name or uuid in libvirt, or qmp:/path/to/qmp.sock; a file may name it too
     #[arg(value_hint = ValueHint::FilePath, required_unless_present = "file")]
@@ -60,6 +59,7 @@ pub(crate) struct Request {
 impl Resize {
     /// Reads the file, if there is one, and puts the options over it.
     pub(crate) fn read(self) -> Result<Request, Failure> {
+        let has_file = self.file.is_some();
         let file = self.file.as_deref().map(File::read).transpose().map_err(Failure::bad_input)?;
         let file = file.unwrap_or_default();
         let mut wanted = file.wanted().map_err(Failure::bad_input)?;
@@ -84,9 +84,20 @@ impl Resize {
                 return Err(Failure::bad_input(why.to_owned()));
             }
         };
+        if !has_file && (Wanted { zone: ZoneWish::default(), ..wanted.clone() }) == Wanted::default() {
+            return Err(nothing_asked(&vm));
+        }
         let machine = Machine { vm, agent: self.agent.or(file.agent), output: self.output };
         Ok(Request { machine, wanted })
     }
+}
+
+/// clap's own words for this list every option that there is.
+fn nothing_asked(vm: &Address) -> Failure {
+    Failure::Usage(format!(
+        "error: nothing is asked of {vm}; say what it is to be, by options (see --help) or by a file (--file)\n\
+         for example: supple plan {vm} --memory 4G --vcpus 2\n"
+    ))
 }
 
 /// How memory changes.

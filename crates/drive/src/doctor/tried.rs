@@ -7,7 +7,7 @@ use std::time::Duration;
 use scale::doctor::host::{DIMM, Libvirt, LibvirtFacts, REPORTING, VCPUS, VIRTIO_MEM};
 use scale::units::Bytes;
 
-use crate::libvirt::{CallError, Code, Connection, Error, Pool};
+use crate::libvirt::{CallError, Code, Connection, Error, Pool, missing};
 
 /// How long all of it may take; it takes 0.1 s, or as long as libvirt needs to ask its QEMU for the first time.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -19,7 +19,8 @@ pub async fn ask_libvirt(uri: &str, arch: &str) -> LibvirtFacts {
     match lane.call("a talk with libvirt", LIMIT, move || ask(&whole, &of)).await {
         Ok(libvirt) => LibvirtFacts::Answers(Box::new(libvirt)),
         Err(CallError::Libvirt(error)) if error.code == Code::NoLibrary => {
-            LibvirtFacts::NoLibrary(error.message)
+            // The message says what to install, and so does the finding that is made of this.
+            LibvirtFacts::NoLibrary(missing().map_or(error.message, str::to_owned))
         }
         Err(error) => LibvirtFacts::Silent { uri: uri.to_owned(), why: error.to_string() },
     }

@@ -160,6 +160,11 @@ pub(super) fn load(first: impl FnOnce(&Library)) -> Result<(), Error> {
     })
 }
 
+/// Why they cannot be used, where that was tried and failed.
+pub(crate) fn missing() -> Option<&'static str> {
+    LIBRARY.get()?.as_ref().err().map(String::as_str)
+}
+
 /// The libraries. Nothing but [`load`] comes before a connection, and nothing else without one.
 pub(super) fn lib() -> &'static Library {
     match LIBRARY.get() {

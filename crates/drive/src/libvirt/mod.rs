@@ -47,6 +47,7 @@ pub use domain::Domain;
 pub use error::{Code, Error};
 pub use events::{Event, EventKind, Events, Heard, Lifecycle};
 pub use kept::{FindError, Kept, Unreachable};
+pub(crate) use library::missing;
 pub use machine::{LibvirtMachine, OpenError};
 pub use passthrough::Passthrough;
 pub use pool::{CallError, Lane, Pool};

@@ -254,7 +254,7 @@ fn libvirt(facts: &HostFacts) -> Finding {
                 .by_hand("build it with the feature libvirt, which is on by default")
         }
         LibvirtFacts::NoLibrary(why) => {
-            Finding::note(section, SUBJECT, format!("not installed: {why}"), only_qmp)
+            Finding::note(section, SUBJECT, format!("its library cannot be used: {why}"), only_qmp)
                 .mend(release::install_libvirt(&facts.system))
         }
         LibvirtFacts::Silent { uri, why } => {
