@@ -1,6 +1,6 @@
 //! `supple plan`: what a resize would do, or what stands in its way. Changes nothing.
 
-use drive::resize::observe;
+use drive::resize::observe_for;
 use scale::limits::Limits;
 use scale::plan::plan;
 
@@ -16,7 +16,10 @@ pub(crate) fn run(Request { machine, wanted }: &Request) -> Result<u8, Failure> 
     let (seen, definition) = block_on(async {
         let mut reached = open(machine, Some(wanted), &limits).await?;
         let history = history(&reached.key)?;
-        Ok::<_, Failure>((observe(&mut reached.driver, &history).await?, reached.driver.definition()))
+        Ok::<_, Failure>((
+            observe_for(&mut reached.driver, &history, wanted).await?,
+            reached.driver.definition(),
+        ))
     })?;
     let plan = plan(&seen, wanted, &limits).map_err(Failure::Refused)?;
     if machine.output.json {

@@ -15,7 +15,7 @@ use scale::run::{End, Next, Outcome, Place, Record, Reply, Run};
 use scale::sight::{Event, Look, Sight};
 use scale::time::Span;
 use scale::units::{Bytes, Change};
-use scale::wanted::{Scope, Wanted};
+use scale::wanted::Wanted;
 
 /// Plans made for one command at most: the first, and one more for each DIMM that the guest keeps.
 const ROUNDS: usize = 64;
@@ -91,6 +91,26 @@ pub async fn observe(
     Ok(journal.added_to(seen))
 }
 
+/// What the machine shows of all that `wanted` is about, with what the journal knows of it besides.
+///
+/// # Errors
+/// It cannot be observed.
+pub async fn observe_for(
+    hypervisor: &mut impl Hypervisor,
+    journal: &scale::history::History,
+    wanted: &Wanted,
+) -> Result<Observed, ObserveError> {
+    let scope = wanted.scope();
+    hypervisor.attend(scope);
+    let seen = observe(hypervisor, journal).await?;
+    let wider = wanted.wider(scope, &seen);
+    if wider == scope {
+        return Ok(seen);
+    }
+    hypervisor.attend(wider);
+    observe(hypervisor, journal).await
+}
+
 /// Resizes one machine as wanted and proves it.
 ///
 /// # Errors
@@ -103,13 +123,7 @@ pub async fn resize(
     party: &mut impl Party,
 ) -> Result<Report, ResizeError> {
     refuse_step_after_interruption(journal, &wanted)?;
-    let scope = wanted.scope();
-    hypervisor.attend(scope);
-    let mut seen = observe(hypervisor, journal.history()).await?;
-    if !scope.disk_guests && wanted.names_disks_as_the_guest(&seen) {
-        hypervisor.attend(Scope { disk_guests: true, ..scope });
-        seen = observe(hypervisor, journal.history()).await?;
-    }
+    let mut seen = observe_for(hypervisor, journal.history(), &wanted).await?;
     let first = agree(hypervisor, journal, &wanted, limits, party, &mut seen).await?;
     let mut account = Account::open(hypervisor.now(), &seen, first.asked.clone());
     reconcile(hypervisor, journal, &seen, &mut account, limits).await?;

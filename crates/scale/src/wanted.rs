@@ -49,8 +49,10 @@ pub struct Scope {
     pub disks: bool,
     /// What the guest has on its disks, and what it calls them: programs are run in it for that.
     pub disk_guests: bool,
-    /// NICs, their limits, and what the guest calls them.
+    /// NICs and their limits.
     pub nics: bool,
+    /// What the guest calls its NICs, and which addresses it has on them.
+    pub nic_guests: bool,
     /// What the guest shows of its memory: its blocks, its figures, its kernel's policy.
     pub memory: bool,
     /// The vCPUs that the guest shows.
@@ -67,6 +69,7 @@ impl Scope {
         disks: true,
         disk_guests: true,
         nics: true,
+        nic_guests: true,
         memory: true,
         vcpus: true,
         rest: true,
@@ -74,7 +77,7 @@ impl Scope {
 
     /// True where the guest has a part in it. A limit of CPU power or of a disk is none of its business.
     pub fn asks_guest(&self) -> bool {
-        self.disk_guests || self.nics || self.memory || self.vcpus
+        self.disk_guests || self.nic_guests || self.memory || self.vcpus
     }
 }
 
@@ -82,6 +85,27 @@ impl Wanted {
     /// True where a disk is named otherwise than the host names it: the guest may know it.
     pub fn names_disks_as_the_guest(&self, seen: &Observed) -> bool {
         self.disks.keys().any(|name| seen.disks().iter().all(|disk| disk.name != *name))
+    }
+
+    /// The same of a NIC, of which a MAC address is one however it is written.
+    fn names_nics_as_the_guest(&self, seen: &Observed) -> bool {
+        let is_known = |name: &String| {
+            seen.nics().iter().any(|nic| {
+                let others = nic.aliases.iter().chain(&nic.tap);
+                nic.name.eq_ignore_ascii_case(name) || others.into_iter().any(|other| other == name)
+            })
+        };
+        !self.nics.keys().all(is_known)
+    }
+
+    /// What must be observed once more of a machine that was seen within `scope`: the guest too, where a name is none of
+    /// the host's.
+    pub fn wider(&self, scope: Scope, seen: &Observed) -> Scope {
+        Scope {
+            disk_guests: scope.disk_guests || self.names_disks_as_the_guest(seen),
+            nic_guests: scope.nic_guests || self.names_nics_as_the_guest(seen),
+            ..scope
+        }
     }
 
     /// What must be observed to plan for this, to carry it out and to report on it. A guest under load takes its time for
@@ -92,6 +116,7 @@ impl Wanted {
             disks: !self.disks.is_empty(),
             disk_guests: self.disks.values().any(|wish| wish.size.is_some()),
             nics: !self.nics.is_empty() || !self.ips.is_empty(),
+            nic_guests: !self.ips.is_empty(),
             memory: self.memory.is_some(),
             vcpus: self.vcpus.is_some(),
             rest: false,

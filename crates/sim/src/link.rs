@@ -53,6 +53,11 @@ fn within(mut seen: Observed, scope: Scope) -> Observed {
     if !scope.nics {
         seen.nics = Known::default();
     }
+    if let (false, Known::Is(nics)) = (scope.nic_guests, &mut seen.nics) {
+        for nic in nics {
+            (nic.aliases, nic.addresses) = (Vec::new(), Vec::new());
+        }
+    }
     if !scope.asks_guest() {
         seen.guest = Guest::Unheard("the guest was not asked".to_owned());
     }
@@ -62,7 +67,7 @@ fn within(mut seen: Observed, scope: Scope) -> Observed {
             (facts.meminfo, facts.auto_online, facts.has_probe) = (None, None, false);
         }
         facts.tools.retain(|_| scope.disk_guests);
-        facts.interfaces.retain(|_| scope.nics);
+        facts.interfaces.retain(|_| scope.nic_guests);
         facts.vcpus.retain(|_| scope.vcpus);
         let told = facts.meminfo.is_some() && !facts.blocks.is_empty();
         if let Some(balloon) = seen.memory.balloon.as_mut().filter(|_| told && !scope.rest) {

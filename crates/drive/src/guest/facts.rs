@@ -103,7 +103,7 @@ pub async fn gather(reach: &mut Reach, scope: Scope) -> Guest {
 pub(crate) async fn make_known(reach: &mut Reach) -> Result<(), Mute> {
     if reach.lasting.is_none() {
         // Whatever is asked, that is asked first.
-        try_gather(reach, Scope { memory: false, vcpus: false, nics: false, ..Scope::ALL }).await?;
+        try_gather(reach, Scope { memory: false, vcpus: false, nic_guests: false, ..Scope::ALL }).await?;
     }
     Ok(())
 }
@@ -157,7 +157,7 @@ async fn ask(
         calls.extend([INFO, OS].map(|command| (command, Value::Null)));
     }
     let sized = Some(BLOCK_INFO).filter(|_| memory && known.is_none());
-    let (shown, nics) = (Some(VCPUS).filter(|_| scope.vcpus), Some(INTERFACES).filter(|_| scope.nics));
+    let (shown, nics) = (Some(VCPUS).filter(|_| scope.vcpus), Some(INTERFACES).filter(|_| scope.nic_guests));
     // Blocks come last: what a guest onlines by itself has a little more time to come.
     let listed = Some(BLOCKS).filter(|_| memory && after.is_none());
     calls.extend([sized, shown, nics, listed].into_iter().flatten().map(|command| (command, Value::Null)));

@@ -169,6 +169,15 @@ fn a_limit_asks_the_guest_of_no_disk_unless_it_is_named_as_the_guest_does() {
 }
 
 #[test]
+fn a_limit_asks_the_guest_of_no_nic_unless_it_is_named_as_the_guest_does() {
+    let seen = furnished();
+    let asks = |wanted: &Wanted| wanted.wider(wanted.scope(), &seen).nic_guests;
+    let (own, written) = (nic(ETH0, "1mbit"), nic(&ETH0.to_uppercase(), "1mbit"));
+    assert!(own.scope().nics && !asks(&own) && !asks(&written));
+    assert!(asks(&nic("ens3", "1mbit")), "the guest may call one so");
+}
+
+#[test]
 fn two_names_of_one_thing_cannot_differ() {
     let mut wanted = nic("eth0", "1mbit");
     wanted.nics.extend(nic(ETH0, "2mbit").nics);
