@@ -278,6 +278,7 @@ pub(super) fn refused(error: CallError) -> ApplyError {
         CallError::TimedOut { .. } => ApplyError::Unknown(error.to_string()),
         CallError::Busy { .. } | CallError::Crowded { .. } => ApplyError::Refused(error.to_string()),
         CallError::Libvirt(error) if error.is_no_answer() => ApplyError::Unknown(error.message),
+        CallError::Libvirt(error) if error.is_held() => ApplyError::Refused(error.held()),
         CallError::Libvirt(error) => ApplyError::Refused(error.message),
     }
 }

@@ -37,6 +37,11 @@ impl Error {
         self.code == Code::OperationTimeout && self.message.contains("cannot acquire state change lock")
     }
 
+    /// What there is to know where that is so.
+    pub(super) fn held(&self) -> String {
+        format!("{self}; another program is at work on the machine, so try again when that is done")
+    }
+
     /// A failure on our side of the call.
     pub(super) fn own(code: Code, message: &str) -> Self {
         Self { code, domain: 0, message: shown(message) }

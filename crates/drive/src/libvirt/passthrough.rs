@@ -74,12 +74,9 @@ impl Passthrough {
         let reply = self.lane.call(WHAT, limit, move || domain.monitor_command(&line)).await;
         let reply = reply.map_err(|error| match error {
             CallError::TimedOut { after, .. } => QmpError::TimedOut { command: name(), after },
-            CallError::Libvirt(error) if error.is_held() => QmpError::Withheld {
-                command: name(),
-                why: format!(
-                    "{error}; another program is at work on the machine, so try again when that is done"
-                ),
-            },
+            CallError::Libvirt(error) if error.is_held() => {
+                QmpError::Withheld { command: name(), why: error.held() }
+            }
             CallError::Libvirt(_) | CallError::Busy { .. } | CallError::Crowded { .. } => {
                 QmpError::Withheld { command: name(), why: error.to_string() }
             }

@@ -149,12 +149,15 @@ impl Job {
     }
 }
 
+/// A migration, seen from where it goes.
+pub(super) const INCOMING: &str = "an incoming migration";
+
 pub(super) const OPERATIONS: [&str; 11] = [
     "a job of an unknown kind",
     "a start",
     "a save",
     "a restore",
-    "an incoming migration",
+    INCOMING,
     "a migration",
     "a snapshot",
     "a return to a snapshot",

@@ -1,5 +1,7 @@
 //! A real libvirtd with real guests.
 
+use std::mem;
+
 use drive::domxml::Drift;
 use drive::journal::MemoryJournal;
 use drive::libvirt::LibvirtMachine;
@@ -31,6 +33,11 @@ impl Libvirt {
     /// Watches the guest's service from now on, after something that has the guest stand still.
     pub(crate) fn watch_anew(&mut self) {
         self.service = self.guest.watch_service();
+    }
+
+    /// The guest has served until now; from now on it is watched anew.
+    pub(crate) async fn has_served(&mut self) {
+        guest::served(mem::replace(&mut self.service, self.guest.watch_service())).await;
     }
 
     /// Ends the domain and starts it by its definition.
