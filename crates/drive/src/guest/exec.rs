@@ -52,10 +52,10 @@ pub enum ExecError {
     },
 }
 
-/// The wait before each question whether the program has ended: this part of the time that it has run, so that its end
-/// is noticed soon, within bounds.
-const LATE: u32 = 5;
-const LEAST_WAIT: Duration = Duration::from_millis(5);
+/// The wait before each question whether the program has ended: this part of the time that it has run, within bounds. Its
+/// end is to be noticed soon, but each question takes a busy guest's time, too.
+const LATE: u32 = 3;
+const LEAST_WAIT: Duration = Duration::from_millis(10);
 const MOST_WAIT: Duration = Duration::from_millis(50);
 
 /// Runs `program` with `arguments` within `limit`, and takes at most `most` bytes of each output stream.
