@@ -192,7 +192,7 @@ impl From<libvirt::OpenError> for Failure {
         let kind = match error {
             libvirt::OpenError::Find(error) => return error.into(),
             libvirt::OpenError::NotRunning { .. } => "not-running",
-            libvirt::OpenError::Held { .. } => "busy",
+            libvirt::OpenError::Held { .. } | libvirt::OpenError::Stuck { .. } => "busy",
             libvirt::OpenError::Untold { .. }
             | libvirt::OpenError::Description { .. }
             | libvirt::OpenError::Monitor(_) => "unreachable",

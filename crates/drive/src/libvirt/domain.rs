@@ -312,6 +312,18 @@ impl Domain {
         Ok(())
     }
 
+    /// For how long QEMU has owed libvirt an answer, if it does. This waits for no other call on the domain
+    /// (`qemuDomainGetControlInfo`, 9.0 and 11.3).
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn owes_answer(&self) -> Result<Option<Duration>, Error> {
+        let mut info = sys::virDomainControlInfo { state: 0, details: 0, stateTime: 0 };
+        // SAFETY: see `pointer`.
+        done(unsafe { (lib().virDomainGetControlInfo)(self.pointer(), &mut info, 0) })?;
+        Ok((info.state == sys::VIR_DOMAIN_CONTROL_OCCUPIED).then(|| Duration::from_millis(info.stateTime)))
+    }
+
     /// What occupies it, if that is one of the jobs that libvirt tells of.
     ///
     /// # Errors

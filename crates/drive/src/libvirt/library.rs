@@ -100,6 +100,7 @@ library! {
         fn virDomainDetachDeviceAlias(Dom, Text, c_uint) -> c_int;
         fn virDomainDetachDeviceFlags(Dom, Text, c_uint) -> c_int;
         fn virDomainFree(Dom) -> c_int;
+        fn virDomainGetControlInfo(Dom, sys::virDomainControlInfoPtr, c_uint) -> c_int;
         fn virDomainGetGuestVcpus(Dom, *mut Params, *mut c_uint, c_uint) -> c_int;
         fn virDomainGetInfo(Dom, sys::virDomainInfoPtr) -> c_int;
         fn virDomainGetInterfaceParameters(Dom, Text, Params, *mut c_int, c_uint) -> c_int;

@@ -34,6 +34,10 @@ use crate::{ApplyError, Hypervisor, ObserveError};
 /// How long libvirt may take to describe the machine.
 const DESCRIPTION: Duration = Duration::from_secs(10);
 
+/// How long QEMU may have owed libvirt an answer before it is taken for stuck. Whoever asks next is kept for 30 s by libvirt
+/// (`QEMU_JOB_WAIT_TIME`, 9.0).
+const ANSWER: Duration = Duration::from_secs(5);
+
 /// A machine that libvirt keeps. Dropped, the connection is closed; the machine is not touched.
 #[derive(Debug)]
 pub struct LibvirtMachine {
@@ -82,6 +86,18 @@ pub enum OpenError {
         /// What libvirt does.
         what: &'static str,
     },
+    /// QEMU leaves libvirt's questions unanswered.
+    #[error(
+        "{name}: QEMU has not answered libvirt for {} s: it is stuck, stopped or very busy (virsh domcontrol {name} \
+         tells); try again when it answers",
+        since.as_secs()
+    )]
+    Stuck {
+        /// The domain's name.
+        name: String,
+        /// For how long.
+        since: Duration,
+    },
     /// Its description makes no sense.
     #[error("the description of {name} makes no sense: {why}")]
     Description {
@@ -99,6 +115,7 @@ pub enum OpenError {
 enum Hindrance {
     NotRunning(State),
     Held(&'static str),
+    Stuck(Duration),
 }
 
 /// What is asked of a domain before it is driven.
@@ -142,6 +159,7 @@ impl LibvirtMachine {
                 OpenError::NotRunning { uri: kept.uri().to_owned(), name: name.clone(), state }
             }
             Hindrance::Held(what) => OpenError::Held { name: name.clone(), what },
+            Hindrance::Stuck(since) => OpenError::Stuck { name: name.clone(), since },
         })?;
         let description = domxml::Domain::parse(&told.live)
             .map_err(|error| OpenError::Description { name: name.clone(), why: error.to_string() })?;
@@ -202,13 +220,12 @@ fn ask(domain: &Domain) -> Result<Result<Before, Hindrance>, Error> {
     if !state.is_there() {
         return Ok(Err(Hindrance::NotRunning(state)));
     }
-    let held = match domain.job() {
-        Ok(job) => job.holds(),
-        // Not QEMU's driver, which the description will show.
-        Err(error) if error.code == Code::NoSupport => None,
-        Err(error) => return Err(error),
-    };
-    if let Some(what) = held {
+    // This first: all below waits for what has not been answered.
+    let since = known(domain.owes_answer())?.flatten();
+    if let Some(since) = since.filter(|since| *since >= ANSWER) {
+        return Ok(Err(Hindrance::Stuck(since)));
+    }
+    if let Some(what) = known(domain.job())?.and_then(|job| job.holds()) {
         return Ok(Err(Hindrance::Held(what)));
     }
     Ok(Ok(Before {
@@ -217,6 +234,15 @@ fn ask(domain: &Domain) -> Result<Result<Before, Hindrance>, Error> {
         // Before anything is asked of the machine, so that no event is missed.
         events: Events::subscribe(domain)?,
     }))
+}
+
+/// What was asked. Nothing where it is not QEMU's driver that was asked, which the description will show.
+fn known<T>(told: Result<T, Error>) -> Result<Option<T>, Error> {
+    match told {
+        Ok(told) => Ok(Some(told)),
+        Err(error) if error.code == Code::NoSupport => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 impl Hypervisor for LibvirtMachine {

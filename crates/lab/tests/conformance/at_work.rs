@@ -1,7 +1,8 @@
 //! A machine of libvirt's that libvirt is at work on: backed up, or on its way to another host.
 
 use std::fs;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use drive::Hypervisor;
 use drive::domxml::{Domain, drift};
@@ -234,5 +235,37 @@ async fn a_migration_that_begins_midway_leaves_what_was_done_whole() {
     assert_eq!((size.memory, play.stage.online().await), (GROWN, size), "{report:#?}");
     play.stage.is_level().await;
     play.proven(&to(SMALL)).await;
+    play.stage.end().await;
+}
+
+#[tokio::test]
+async fn a_qemu_that_does_not_answer_libvirt_is_told_at_once() {
+    let mut play = Play::on(Libvirt::with(Generation::asked_for().unwrap(), &recipe(Make::Plain)).await);
+    let process = play.observe().await.host.qemu_pid.unwrap().to_string();
+    let signal = |name: &str| {
+        assert!(Command::new("kill").args([name, &process]).status().unwrap().success());
+    };
+    let here = &play.stage.libvirtd;
+    signal("-STOP");
+    let (asked, (refused, took)) = tokio::join!(play.stage.guest.ask("query-status"), async {
+        eventually("libvirt has waited for QEMU for 6 s", SOON, async || {
+            let told = here.virsh(&["domcontrol", "web1"]).await?;
+            let waited = told.strip_prefix("occupied (").and_then(|rest| rest.split('.').next());
+            Ok(waited.is_some_and(|seconds| seconds.parse::<u64>().unwrap() >= 6).then_some(()))
+        })
+        .await
+        .unwrap();
+        let since = Instant::now();
+        let refused = LibvirtMachine::open(&here.connect_uri(), "web1", &Limits::default()).await;
+        let took = since.elapsed();
+        signal("-CONT");
+        (refused.unwrap_err(), took)
+    });
+    assert_eq!(asked.unwrap()["running"], true);
+    assert!(matches!(refused, OpenError::Stuck { .. }), "{refused}");
+    assert!(refused.to_string().contains("domcontrol") && took < SOON / 6, "{took:?}: {refused}");
+    // It stood still.
+    play.stage.watch_anew();
+    play.proven(&to(GROWN)).await;
     play.stage.end().await;
 }
