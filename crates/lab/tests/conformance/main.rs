@@ -2,7 +2,7 @@
 //! in the guest's own kernel, in QEMU, and where libvirt keeps the machine in both of its descriptions.
 //!
 //! `stories` tells them over a [`stage::Stage`]; `qmp`, `libvirt` and `sim` are the stages, each with what only it has.
-//! A new driver passes by being one more stage. `beside` has those that need other tools of libvirt's.
+//! A new driver passes by being one more stage. `beside` and `at_work` have those that need other tools of libvirt's.
 
 #[cfg(feature = "libvirt")]
 mod at_work;
