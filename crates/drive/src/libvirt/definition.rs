@@ -103,24 +103,25 @@ impl Definition {
     }
 
     /// Makes up for what a controller that died did not see through: a device that is gone from the running machine goes
-    /// from here, and a virtio-mem device is asked for the same. `vcpu_is_gone`, if it is a vCPU.
-    pub(super) async fn follow(&mut self, id: &str, vcpu_is_gone: bool) {
+    /// from here, and a virtio-mem device is asked for the same. `is_gone`: QEMU has no such vCPU or DIMM.
+    pub(super) async fn follow(&mut self, id: &str, is_gone: bool) {
         if self.keeps {
-            let followed = self.followed(id, vcpu_is_gone).await;
+            let followed = self.followed(id, is_gone).await;
             self.note(&format!("what became of {id}"), followed);
         }
     }
 
-    async fn followed(&self, id: &str, vcpu_is_gone: bool) -> Result<(), String> {
+    async fn followed(&self, id: &str, is_gone: bool) -> Result<(), String> {
         if let Some(number) = vcpu_number(id) {
-            return if vcpu_is_gone { self.forget_vcpu(number).await } else { Ok(()) };
+            return if is_gone { self.forget_vcpu(number).await } else { Ok(()) };
         }
         match self.memory_device(Xml::Live, |device| device.alias.as_deref() == Some(id)).await? {
             Some(device) if device.model == MemoryModel::VirtioMem => {
                 self.request(&device, device.requested.unwrap_or(Bytes::ZERO)).await
             }
-            Some(_stays) => Ok(()),
-            None => self.forget_by_name(id).await,
+            // Described, and gone all the same: libvirt takes note of it a moment after QEMU.
+            Some(_stays) if !is_gone => Ok(()),
+            Some(_) | None => self.forget_by_name(id).await,
         }
     }
 

@@ -12,6 +12,7 @@ use scale::time::Moment;
 use scale::wanted::Scope;
 
 use super::act::Hand;
+use super::definition::vcpu_number;
 use super::domain::Domain;
 use super::error::{Code, Error};
 use super::events::{Event as Told, Events, Heard, Lifecycle};
@@ -305,11 +306,16 @@ impl Hypervisor for LibvirtMachine {
     }
 
     async fn follow(&mut self, device: &str) {
-        // QEMU is asked: libvirt itself learns of an emulated vCPU's end only when it looks at the machine anew.
-        let vcpu = Look::VcpuDevice(device.to_owned());
-        let sight = look::look(&self.monitor, &mut self.reach, &vcpu, self.changed, &self.names).await;
-        let is_gone = matches!(sight, Ok(Sight::Vcpu { plugged: false, .. }));
-        self.hand.definition.follow(device, is_gone).await;
+        // QEMU is asked: libvirt itself learns of an emulated vCPU's end only when it looks at the machine anew, and of a
+        // DIMM's when it comes to that event.
+        let device = device.to_owned();
+        let asked = match vcpu_number(&device) {
+            Some(_) => Look::VcpuDevice(device.clone()),
+            None => Look::DimmDevice(device.clone()),
+        };
+        let sight = look::look(&self.monitor, &mut self.reach, &asked, self.changed, &self.names).await;
+        let is_gone = matches!(sight, Ok(Sight::Vcpu { plugged: false, .. } | Sight::Dimm(None)));
+        self.hand.definition.follow(&device, is_gone).await;
     }
 
     async fn watch(&mut self, until: Moment) -> Option<Event> {
