@@ -136,11 +136,11 @@ async fn a_machine_that_starts_still_starts_when_it_is_prepared() {
             let asked = Domain::parse(&done.xml).unwrap();
             let mut apart = drift(&after, &asked);
             // Some have devices of odd sizes, which libvirt rounds; and no guest runs that would fill a balloon.
-            apart.retain(|drift| match drift {
-                Drift::OnlyLive { device } | Drift::OnlyNextBoot { device } => {
-                    device.model != MemoryModel::VirtioPmem
-                }
-                other => !matches!(other, Drift::Rounded { .. } | Drift::Balloon { .. }),
+            apart.retain(|drift| {
+                let (Drift::OnlyLive { device } | Drift::OnlyNextBoot { device }) = drift else {
+                    return !matches!(drift, Drift::Rounded { .. } | Drift::Balloon { .. });
+                };
+                device.model != MemoryModel::VirtioPmem
             });
             assert!(apart.is_empty(), "{name}: {apart:?}");
             assert_eq!(after.vcpus.current, before.vcpus.current, "{name}");
