@@ -54,7 +54,7 @@ pub enum ExecError {
 
 /// The wait before each question whether the program has ended: this part of the time that it has run, within bounds. Its
 /// end is to be noticed soon, but each question takes a busy guest's time, too.
-const LATE: u32 = 3;
+const LATE: u32 = 4;
 const LEAST_WAIT: Duration = Duration::from_millis(10);
 const MOST_WAIT: Duration = Duration::from_millis(50);
 

@@ -386,7 +386,9 @@ pub(crate) async fn shown_blocks(reach: &mut Reach) -> Result<Vec<MemBlock>, Mut
     }
     let limit = reach.limit();
     let answer = reach.call(BLOCKS, Value::Null, limit).await?;
-    blocks(&answer).map_err(|error| Mute::of(&error))
+    let blocks = blocks(&answer).map_err(|error| Mute::of(&error))?;
+    reach.lists(&blocks);
+    Ok(blocks)
 }
 
 /// The size of a memory block, asked for if the agent has not told it yet.

@@ -36,6 +36,8 @@ pub struct Reach {
     pub(super) block: Option<Bytes>,
     /// The zones of memory blocks that were taken offline through this, in Linux's words.
     pub(super) zones: BTreeMap<u64, String>,
+    /// The memory blocks that the guest listed last, and when.
+    listed: Option<(Instant, Vec<MemBlock>)>,
     /// What the guest showed right after the last change to its memory blocks.
     after: Option<After>,
     /// What there is to say of acts that were carried out otherwise than one might think.
@@ -169,6 +171,7 @@ impl Reach {
             lasting: None,
             block: None,
             zones: BTreeMap::new(),
+            listed: None,
             after: None,
             remarks: Vec::new(),
         }
@@ -284,9 +287,21 @@ impl Reach {
         mute
     }
 
-    /// Takes note of what the guest shows after a change to its memory blocks; of nothing, where that is not known.
-    pub(super) fn changed(&mut self, after: Option<After>) {
-        self.after = after;
+    /// Takes note of all memory blocks that the guest lists now.
+    pub(super) fn lists(&mut self, blocks: &[MemBlock]) {
+        self.listed = Some((Instant::now(), blocks.to_vec()));
+    }
+
+    /// Takes note of what the guest shows after a change to some of its memory blocks: the others are as it listed them
+    /// lately. Of nothing, where that is not known.
+    pub(super) fn changed(&mut self, shown: Option<(Vec<MemBlock>, MemInfo)>) {
+        let listed = self.listed.take().filter(|(since, _)| since.elapsed() < FRESH);
+        self.after = shown.zip(listed).map(|((changed, meminfo), (since, mut blocks))| {
+            blocks.retain(|block| changed.iter().all(|other| other.index != block.index));
+            blocks.extend(changed);
+            blocks.sort_by_key(|block| block.index);
+            After { since, blocks, meminfo }
+        });
     }
 
     /// Has the next question be put to the guest, whatever it showed before: something is about to be changed.
@@ -313,6 +328,7 @@ impl Reach {
     /// Forgets what was remembered of the guest: it has restarted.
     pub fn forget(&mut self) {
         self.ahead = None;
+        self.listed = None;
         self.after = None;
         self.lasting = None;
         self.block = None;
@@ -329,14 +345,16 @@ mod tests {
         let mut reach = Reach::new(None, Duration::from_secs(1));
         let meminfo = MemInfo { total: Bytes::gib(2), free: Bytes::gib(1), available: Bytes::gib(1) };
         let blocks = vec![MemBlock { index: 32, online: true }];
-        reach.changed(Some(After { since: Instant::now(), blocks, meminfo }));
+        reach.lists(&[MemBlock { index: 31, online: true }, MemBlock { index: 32, online: false }]);
+        reach.changed(Some((blocks, meminfo)));
         reach
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_the_guest_showed_after_a_change_answers_one_question_and_none_after_the_next_change() {
         let mut reach = showing();
-        assert_eq!(reach.after().map(|after| after.blocks.len()), Some(1));
+        let online = |block: &MemBlock| block.online;
+        assert_eq!(reach.after().map(|after| after.blocks.iter().filter(|b| online(b)).count()), Some(2));
         assert!(reach.after().is_none(), "a second question is put to the guest");
 
         for outdated in [Reach::changes, Reach::forget] {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use scale::observed::MemBlock;
+use scale::observed::{MemBlock, MemInfo};
 use scale::plan::Zone;
 use tokio::time::{Instant, sleep};
 
@@ -12,7 +12,7 @@ use super::exec::{self, End, ExecError, Output};
 use super::facts::{self, MOST_BLOCKS};
 use super::files::{MOST_FILES, left, read_each, write_each};
 use super::onlining::{self, named};
-use super::reach::{After, Mute, Reach};
+use super::reach::{Mute, Reach};
 use crate::ApplyError;
 use crate::wire::shown;
 
@@ -189,16 +189,16 @@ async fn write_states(
     Ok(refused)
 }
 
-/// Has the shell tell what the guest shows now, which saves the questions after it: `=32 online`, and the first lines of
-/// /proc/meminfo. Of more blocks than fit in its output it tells nothing.
-const AFTER: &str = "set -- memory[0-9]*; [ $# -gt 4096 ] && exit 0; \
-                     for block; do read -r state < $block/state && echo \"=${block#memory} $state\"; done; \
+/// Has the shell tell what the guest shows now of these blocks, which saves the questions after it: `=32 online`, and the
+/// first lines of /proc/meminfo. Of more blocks than fit in its output it tells nothing.
+const AFTER: &str = "[ $# -gt 4096 ] && exit 0; \
+                     for block; do read -r state < memory$block/state && echo \"=$block $state\"; done; \
                      while read -r name amount unit; do case $name in Mem*) echo \"$name $amount $unit\";; *) break;; \
                      esac; done < /proc/meminfo; exit 0";
 
 /// What the shell told of the guest at its end; nothing, unless all of it makes sense. A block is online as it is to the
 /// agent: by how the word begins (qga/commands-posix.c, 7.2 and 10.0).
-fn after(said: &str) -> Option<After> {
+fn after(said: &str) -> Option<(Vec<MemBlock>, MemInfo)> {
     let mut blocks = Vec::new();
     for line in said.lines().filter_map(|line| line.strip_prefix('=')) {
         let (number, state) = line.trim().split_once(' ')?;
@@ -208,7 +208,7 @@ fn after(said: &str) -> Option<After> {
     let is_list = (1..=MOST_BLOCKS).contains(&blocks.len());
     let is_set = blocks.windows(2).all(|pair| pair[0].index < pair[1].index);
     let meminfo = facts::meminfo(said)?;
-    (is_list && is_set).then(|| After { since: Instant::now(), blocks, meminfo })
+    (is_list && is_set).then_some((blocks, meminfo))
 }
 
 /// Has one shell in the guest see to all blocks, and takes what it says; nothing where three commands a block are cheaper
@@ -295,10 +295,10 @@ mod tests {
     fn what_a_shell_shows_at_its_end_is_taken_whole_or_not_at_all() {
         let figures = "MemTotal: 4096 kB\nMemFree: 1024 kB\nMemAvailable: 2048 kB\n";
         let told = |blocks: &str| after(&format!("sh: write error: Invalid argument\n#9\n{blocks}{figures}"));
-        let shown = told("=33 offline\n=9 going-offline\n=32 online\n").expect("told");
-        let states: Vec<(u64, bool)> = shown.blocks.iter().map(|block| (block.index, block.online)).collect();
+        let (shown, meminfo) = told("=33 offline\n=9 going-offline\n=32 online\n").expect("told");
+        let states: Vec<(u64, bool)> = shown.iter().map(|block| (block.index, block.online)).collect();
         assert_eq!(states, [(9, false), (32, true), (33, false)]);
-        assert_eq!(shown.meminfo.total.get(), 4 << 20);
+        assert_eq!(meminfo.total.get(), 4 << 20);
         for nonsense in ["", "=32\n", "=x online\n", "=32 online\n=32 offline\n"] {
             assert!(told(nonsense).is_none(), "{nonsense:?}");
         }
