@@ -60,17 +60,26 @@ pub struct GuestSizes {
 }
 
 impl GuestSizes {
-    /// What this observation shows.
+    /// What the guest itself says in this observation.
     pub fn of(seen: &Observed) -> GuestSizes {
-        let stats = seen.memory.balloon.and_then(|b| b.stats).map(|s| s.total);
         match &seen.guest {
-            Guest::Unheard(_) => GuestSizes { online: None, total: stats, vcpus: None },
+            Guest::Unheard(_) => GuestSizes::default(),
             Guest::Heard(facts) => GuestSizes {
                 online: facts.online_memory(),
-                total: facts.meminfo.map(|m| m.total).or(stats),
+                total: facts.meminfo.map(|m| m.total),
                 vcpus: (!facts.vcpus.is_empty()).then(|| facts.online_vcpus()),
             },
         }
+    }
+
+    /// The same, with the balloon driver's total where the guest says none and the driver told it after `began`: it tells
+    /// when it starts and then only while it is asked, and counts in whole seconds.
+    fn since(began: Moment, seen: &Observed) -> GuestSizes {
+        let second = |moment: Moment| moment.unix_millis() / 1000;
+        let stats = seen.memory.balloon.and_then(|balloon| balloon.stats);
+        let told = stats.filter(|told| second(told.at) > second(began)).map(|told| told.total);
+        let own = GuestSizes::of(seen);
+        GuestSizes { total: own.total.or(told), ..own }
     }
 }
 
@@ -251,7 +260,7 @@ impl Account {
     /// Closes the account with what the machine shows now, or why it shows nothing any more.
     pub fn close(mut self, now: Moment, seen: Result<&Observed, String>) -> Report {
         let (achieved, guest, pending) = match &seen {
-            Ok(seen) => (Some(Sizes::of(seen)), GuestSizes::of(seen), seen.pending.clone()),
+            Ok(seen) => (Some(Sizes::of(seen)), GuestSizes::since(self.began, seen), seen.pending.clone()),
             Err(why) => {
                 self.note_held_back(format!("the machine cannot be observed any more: {why}"));
                 (None, GuestSizes::default(), Vec::new())

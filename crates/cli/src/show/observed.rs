@@ -1,14 +1,14 @@
 //! An observation: QEMU's side, the guest's side and the difference, one row for each thing.
 
 use scale::observed::{Dimm, DimmKind, Observed, VcpuState, VirtioMem};
-use scale::report::GuestSizes;
+use scale::time::Span;
 use scale::units::Bytes;
 
 use crate::drift::{Blocks, Drift, Kind, MEMORY, VCPUS, drift};
 use crate::paint::{BOLD, DIM, GOOD, PLAIN, WARN, paint};
 use crate::show::{guest_line, headline, limits, paragraph};
 use crate::table::{Cell, Column, Table};
-use crate::words::{about, count};
+use crate::words::{about, ago, count};
 
 const COLUMNS: [Column; 4] = [
     Column { title: "", wraps: false },
@@ -16,6 +16,9 @@ const COLUMNS: [Column; 4] = [
     Column { title: "guest", wraps: true },
     Column { title: "difference", wraps: true },
 ];
+
+/// Figures that were told longer ago than this are shown with their age.
+const FRESH: Span = Span::secs(5);
 
 /// The whole observation in `room` columns.
 pub(crate) fn observed(seen: &Observed, address: &str, room: usize) -> String {
@@ -69,16 +72,14 @@ fn memory_rows(table: &mut Table, seen: &Observed, drifts: &[Drift]) {
     } else {
         format!("{}, no room for more", about(total))
     };
-    let sizes = GuestSizes::of(seen);
-    let mut guest = match sizes.online {
+    let mut guest = match seen.guest.heard().and_then(|facts| facts.online_memory()) {
         Some(online) => Cell::from(format!("{} in online blocks", about(online))),
         None => Cell::from(""),
     };
-    if let Some(total) = sizes.total {
+    if let Some((total, available, told)) = figures(seen) {
         guest = guest.or_line(&format!("MemTotal {}", about(total)));
-    }
-    if let Some(available) = available(seen) {
         guest = guest.or_line(&format!("{} available", about(available)));
+        guest = told.iter().fold(guest, |guest, told| guest.or_line(told));
     }
     let slots = memory.slots;
     let used = memory.dimms.len();
@@ -95,10 +96,16 @@ fn memory_rows(table: &mut Table, seen: &Observed, drifts: &[Drift]) {
     table.row([indented("boot"), about(memory.boot).into(), boot.unwrap_or_default().into(), "".into()]);
 }
 
-/// MemAvailable by the guest's own word, else by its balloon driver's.
-fn available(seen: &Observed) -> Option<Bytes> {
-    let own = seen.guest.heard().and_then(|facts| facts.meminfo).map(|m| m.available);
-    own.or(seen.memory.balloon.and_then(|b| b.stats).map(|s| s.available))
+/// MemTotal and MemAvailable by the guest's own word, else by its balloon driver's, and when that was told if not just
+/// now: it tells only while it is asked.
+fn figures(seen: &Observed) -> Option<(Bytes, Bytes, Option<String>)> {
+    if let Some(own) = seen.guest.heard().and_then(|facts| facts.meminfo) {
+        return Some((own.total, own.available, None));
+    }
+    let stats = seen.memory.balloon.and_then(|balloon| balloon.stats)?;
+    let old = seen.at.since(stats.at) > FRESH;
+    let told = old.then(|| format!("told {}", ago(stats.at, seen.at)));
+    Some((stats.total, stats.available, told))
 }
 
 fn dimm_row(seen: &Observed, dimm: &Dimm, drifts: &[Drift]) -> [Cell; 4] {
@@ -221,8 +228,7 @@ fn differences_of(drifts: &[Drift], subjects: &[&str]) -> Cell {
 mod tests {
     use super::*;
     use crate::example;
-    use scale::observed::{Guest, Pending, PendingDevice};
-    use scale::time::Span;
+    use scale::observed::{BalloonStats, Guest, Pending, PendingDevice};
 
     fn shown(seen: &Observed) -> String {
         example::text(&observed(seen, "qmp:/run/web1/qmp.sock", 120))
@@ -251,6 +257,20 @@ host            QEMU is process 4242
   supple-dimm0: `supple apply --memory 3GiB` onlines them.
 ";
         assert_eq!(shown(&example::observed()), expected);
+    }
+
+    #[test]
+    fn a_balloon_drivers_figures_are_shown_with_their_age() {
+        let mut seen = example::in_agreement();
+        seen.guest = Guest::Unheard("no agent is named: add --agent".to_owned());
+        let stats =
+            |at| BalloonStats { at, total: Bytes::gib(1), available: Bytes::mib(512), free: Bytes::ZERO };
+        seen.memory.balloon.as_mut().expect("a balloon").stats = Some(stats(seen.at));
+        let fresh = shown(&seen);
+        assert!(fresh.contains("MemTotal 1 GiB") && !fresh.contains("told"), "{fresh}");
+        seen.memory.balloon.as_mut().expect("a balloon").stats = Some(stats(seen.at - Span::secs(40)));
+        let old = shown(&seen);
+        assert!(old.contains("MemTotal 1 GiB") && old.contains("told 40 s ago"), "{old}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use scale::units::Bytes;
 use serde::Serialize;
 
 use crate::drift::Blocks as CoreBlocks;
+use crate::words::rfc3339;
 
 /// The memory that QEMU gives the guest.
 #[derive(Debug, Serialize)]
@@ -89,6 +90,8 @@ pub(crate) struct Balloon {
     pub(crate) mem_total_bytes: Option<u64>,
     /// MemAvailable by the guest's balloon driver; null where it does not report.
     pub(crate) mem_available_bytes: Option<u64>,
+    /// When it told them (RFC 3339): it tells only while it is asked; null where it does not report.
+    pub(crate) told_at: Option<String>,
 }
 
 /// Memory of the host.
@@ -188,6 +191,7 @@ impl From<&CoreBalloon> for Balloon {
             actual_bytes: balloon.actual.get(),
             mem_total_bytes: balloon.stats.map(|s| s.total.get()),
             mem_available_bytes: balloon.stats.map(|s| s.available.get()),
+            told_at: balloon.stats.map(|s| rfc3339(s.at)),
         }
     }
 }

@@ -8,10 +8,27 @@ mod world;
 use scale::history::History;
 use scale::observed::*;
 use scale::plan::*;
+use scale::report::Account;
 use scale::run::*;
 use scale::sight::*;
 use scale::time::{Moment, Span};
+use scale::units::Bytes;
 use world::*;
+
+#[test]
+fn what_a_driver_told_before_the_run_is_not_what_the_guest_shows_after_it() {
+    let began = Moment::from_unix_millis(100_900);
+    let reported = |told_ms| {
+        let mut seen = machine();
+        let (total, available, free) = (Bytes::mib(391), Bytes::ZERO, Bytes::ZERO);
+        let stats = BalloonStats { at: Moment::from_unix_millis(told_ms), total, available, free };
+        seen.memory.balloon = Some(Balloon { actual: Bytes::gib(1), stats: Some(stats) });
+        Account::open(began, &seen, Asked::default()).close(began + Span::secs(3), Ok(&seen)).guest.total
+    };
+    assert_eq!(reported(7_000), None, "told when the guest had started");
+    assert_eq!(reported(100_000), None, "told in the second in which the run began, maybe before it");
+    assert_eq!(reported(101_000), Some(Bytes::mib(391)));
+}
 
 #[test]
 fn what_can_never_be_shown_any_more_is_not_waited_for() {
