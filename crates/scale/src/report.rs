@@ -130,7 +130,7 @@ impl SettingReport {
 pub enum Verdict {
     /// Everything that was asked is there and every step is proven.
     Proven,
-    /// Some of it is there.
+    /// Some of it is there; or every step was proven, and the machine cannot be observed any more.
     Partial,
     /// None of it is there.
     Failed,
@@ -259,6 +259,7 @@ impl Account {
 
     /// Closes the account with what the machine shows now, or why it shows nothing any more.
     pub fn close(mut self, now: Moment, seen: Result<&Observed, String>) -> Report {
+        let unseen = if self.done && !self.steps.is_empty() { Verdict::Partial } else { Verdict::Failed };
         let (achieved, guest, pending) = match &seen {
             Ok(seen) => (Some(Sizes::of(seen)), GuestSizes::since(self.began, seen), seen.pending.clone()),
             Err(why) => {
@@ -272,7 +273,7 @@ impl Account {
         for lack in self.lacks(&guest).into_iter().chain(changed.into_iter().flatten()) {
             self.note_held_back(lack);
         }
-        let verdict = achieved.map_or(Verdict::Failed, |sizes| self.judge(sizes));
+        let verdict = achieved.map_or(unseen, |sizes| self.judge(sizes));
         Report {
             began: self.began,
             took: now.since(self.began),

@@ -8,7 +8,7 @@ mod world;
 use scale::history::History;
 use scale::observed::*;
 use scale::plan::*;
-use scale::report::Account;
+use scale::report::{Account, Verdict};
 use scale::run::*;
 use scale::sight::*;
 use scale::time::{Moment, Span};
@@ -123,12 +123,29 @@ fn qemus_word_counts_when_time_is_up_only_where_the_plan_counts_on_no_more() {
     let (outcome, _) = plugged(Strength::DriverConfirmed, false);
     assert!(matches!(outcome, Some(Outcome::Overdue { .. })), "{outcome:?}");
 }
+
 #[test]
 fn a_run_that_is_proven_throughout_is_done() {
     let (run, _, sent) = tell(grow_and_shrink(), |_| None);
     assert_eq!(run.end(), Some(&End::Done));
     assert_eq!(sent.len(), 6);
     assert!(run.outcomes().iter().all(|o| matches!(o, Some(Outcome::Proven { .. }))));
+}
+
+#[test]
+fn what_was_proven_throughout_is_no_failure_where_the_machine_is_out_of_sight() {
+    let reported = |story: fn(&Act) -> Option<Fate>| {
+        let (run, ..) = tell(grow_and_shrink(), story);
+        let now = Moment::default();
+        let mut account = Account::open(now, &machine(), Asked::default());
+        account.add(&run);
+        account.close(now, Err("it was migrated".into()))
+    };
+    let whole = reported(|_| None);
+    assert!(whole.verdict == Verdict::Partial && whole.achieved.is_none(), "{whole:?}");
+    assert!(whole.held_back.iter().any(|why| why.contains("it was migrated")), "{whole:?}");
+    let dead = reported(|act| matches!(act, Act::OfflineBlocks { .. }).then_some(Fate::Dies));
+    assert_eq!(dead.verdict, Verdict::Failed);
 }
 
 #[test]
