@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::libvirt::AgentLine;
 use crate::wire::DialError;
 
+pub(crate) mod answers;
 pub mod exec;
 pub mod facts;
 pub mod files;
@@ -25,6 +26,7 @@ pub mod onlining;
 pub mod probe;
 pub mod reach;
 pub mod setup;
+mod shell;
 mod socket;
 pub mod zones;
 
@@ -215,6 +217,15 @@ impl Agent {
             Way::Socket(socket) => socket.call_chain(calls, then, limit).await,
             #[cfg(feature = "libvirt")]
             Way::Libvirt(line) => line.call_chain(calls, then, limit).await,
+        }
+    }
+
+    /// True where commands that are sent together take as long as one after the other.
+    pub(crate) fn pays_per_command(&self) -> bool {
+        match &self.way {
+            Way::Socket(_) => false,
+            #[cfg(feature = "libvirt")]
+            Way::Libvirt(_) => true,
         }
     }
 

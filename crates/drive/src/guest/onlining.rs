@@ -9,7 +9,7 @@ use scale::observed::{GuestVcpu, MemBlock};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::facts::{self, VCPUS};
+use super::answers::{self, MOST_BLOCKS, VCPUS};
 use super::files::left;
 use super::reach::{Mute, Reach};
 use crate::ApplyError;
@@ -126,7 +126,7 @@ fn outcomes(blocks: &[u64], answer: &Value) -> Vec<(u64, Result<(), No>)> {
     let items = answer.as_array().map(Vec::as_slice).unwrap_or_default();
     let by_index: BTreeMap<u64, &Value> = items
         .iter()
-        .take(facts::MOST_BLOCKS)
+        .take(MOST_BLOCKS)
         .filter_map(|item| Some((item.get("phys-index")?.as_u64()?, item)))
         .collect();
     let outcome = |index: &u64| {
@@ -195,7 +195,7 @@ fn errno_text(code: i64) -> String {
 /// `Refused` where the guest shows too few, or does not put one online.
 pub async fn online_vcpus(reach: &mut Reach, count: u32, until: Instant) -> Result<(), ApplyError> {
     let answer = reach.call(VCPUS, Value::Null, left(until).min(reach.limit())).await?;
-    let vcpus = facts::vcpus(&answer).map_err(|error| ApplyError::Unknown(error.to_string()))?;
+    let vcpus = answers::vcpus(&answer).map_err(|error| ApplyError::Unknown(error.to_string()))?;
     let mut wanted = to_online(&vcpus, count)?;
     // Ends: each turn takes at least one off `wanted`. The agent answers how many it did before the first failure,
     // and tells the failure itself only of the first that it was asked for (qapi-schema.json, `guest-set-vcpus`).
