@@ -98,6 +98,16 @@ pub fn command_line(pid: u32) -> Vec<u8> {
     fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
 }
 
+/// The thread of QEMU's first vCPU, where its threads have names (`CPU 0/KVM`, `CPU 0/TCG`: accel/, 7.2 and 10.0; libvirt
+/// has it name them).
+pub fn first_vcpu(pid: u32) -> Option<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.take(MOST_FILES).flatten();
+    let mut ids = threads.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    ids.find(|id| {
+        text(Path::new(&format!("/proc/{pid}/task/{id}/comm"))).is_some_and(|name| name.starts_with("CPU 0/"))
+    })
+}
+
 /// When a process started, in ticks since this host's boot (proc_pid_stat(5)).
 pub fn started(pid: u32) -> Option<u64> {
     started_by(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)

@@ -154,9 +154,12 @@ pub enum Manager {
 }
 
 impl Machine {
+    /// The state in which the vCPUs run (`RunState`, qapi/run-state.json).
+    pub const RUNNING: &'static str = "running";
+
     /// True while the vCPUs run.
     pub fn is_running(&self) -> bool {
-        self.state == "running"
+        self.state == Machine::RUNNING
     }
 }
 

@@ -157,14 +157,28 @@ impl Events {
     /// # Errors
     /// Not even the domain's lifecycle can be had.
     pub fn subscribe(domain: &Domain) -> Result<Self, Error> {
+        Self::to(domain, &EventKind::ALL)
+    }
+
+    /// Subscribes to what a change of `domain` waits for: QEMU's own events, which tell most of the others too, for each
+    /// kind costs an exchange. Where those cannot be had, to all.
+    ///
+    /// # Errors
+    /// As for [`Events::subscribe`].
+    pub fn of_changes(domain: &Domain) -> Result<Self, Error> {
+        let few = Self::to(domain, &[EventKind::Qemu, EventKind::Lifecycle, EventKind::DeviceRemoved])?;
+        if few.missing.is_empty() { Ok(few) } else { Self::subscribe(domain) }
+    }
+
+    fn to(domain: &Domain, kinds: &[EventKind]) -> Result<Self, Error> {
         let (sink, queue) = Sink::pair();
         let connection: &Connection = domain.connection();
         let (mut callbacks, mut missing) = (Vec::new(), Vec::new());
-        for kind in EventKind::ALL {
-            match register(connection, domain, kind, sink.clone()) {
+        for kind in kinds {
+            match register(connection, domain, *kind, sink.clone()) {
                 Ok(callback) => callbacks.push(callback),
-                Err(error) if kind == EventKind::Lifecycle => return Err(error),
-                Err(error) => missing.push((kind, error)),
+                Err(error) if *kind == EventKind::Lifecycle => return Err(error),
+                Err(error) => missing.push((*kind, error)),
             }
         }
         let closed = connection.closed();

@@ -200,8 +200,29 @@ impl Kept {
         what: &'static str,
         call: impl FnOnce(&Domain) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, CallError> {
+        self.call_on(&self.lane, what, call).await
+    }
+
+    /// The same on a lane of its own, beside what is done on the machine's: for what waits for no QEMU.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub(super) async fn call_beside<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        call: impl FnOnce(&Domain) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, CallError> {
+        self.call_on(&self.pool.lane(), what, call).await
+    }
+
+    async fn call_on<T: Send + 'static>(
+        &self,
+        lane: &Lane,
+        what: &'static str,
+        call: impl FnOnce(&Domain) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, CallError> {
         let domain = self.domain.clone();
-        self.lane.call(what, self.limit, move || call(&domain)).await
+        lane.call(what, self.limit, move || call(&domain)).await
     }
 
     /// What its host brings into a preparation of `description`, as far as that is told.

@@ -123,7 +123,6 @@ enum Hindrance {
 struct Before {
     persistent: bool,
     live: String,
-    events: Events,
 }
 
 impl LibvirtMachine {
@@ -154,14 +153,17 @@ impl LibvirtMachine {
         facts::gather_ahead(&mut reach, scope);
         let name = kept.name();
         let untold = |source| OpenError::Untold { name: name.clone(), source };
-        let told = kept.call("a look at the domain", ask).await.map_err(untold)?;
-        let told = told.map_err(|hindrance| match hindrance {
+        // Before anything is asked of the machine, so that no event is missed.
+        let events = kept.call_beside("a subscription to its events", Events::of_changes);
+        let (told, events) = tokio::join!(kept.call("a look at the domain", ask), events);
+        let told = told.map_err(&untold)?.map_err(|hindrance| match hindrance {
             Hindrance::NotRunning(state) => {
                 OpenError::NotRunning { uri: kept.uri().to_owned(), name: name.clone(), state }
             }
             Hindrance::Held(what) => OpenError::Held { name: name.clone(), what },
             Hindrance::Stuck(since) => OpenError::Stuck { name: name.clone(), since },
         })?;
+        let events = events.map_err(untold)?;
         let description = domxml::Domain::parse(&told.live)
             .map_err(|error| OpenError::Description { name: name.clone(), why: error.to_string() })?;
         let (domain, lane) = (kept.domain().clone(), kept.lane().clone());
@@ -177,7 +179,7 @@ impl LibvirtMachine {
             persistent: told.persistent,
             hand: Hand::new(domain, lane, told.persistent, duration(limits.offline_block)),
             monitor: Monitor::new(Line::Libvirt(passthrough), limit),
-            events: told.events,
+            events,
             reach,
             clock,
             lasting,
@@ -229,12 +231,7 @@ fn ask(domain: &Domain) -> Result<Result<Before, Hindrance>, Error> {
     if let Some(what) = known(domain.job())?.and_then(|job| job.holds()) {
         return Ok(Err(Hindrance::Held(what)));
     }
-    Ok(Ok(Before {
-        persistent: domain.is_persistent()?,
-        live: domain.xml(Xml::Live)?,
-        // Before anything is asked of the machine, so that no event is missed.
-        events: Events::subscribe(domain)?,
-    }))
+    Ok(Ok(Before { persistent: domain.is_persistent()?, live: domain.xml(Xml::Live)? }))
 }
 
 /// What was asked. Nothing where it is not QEMU's driver that was asked, which the description will show.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::domain::Domain;
 use super::pool::{CallError, Lane};
-use super::terms::Affect;
+use super::terms::{Affect, State};
 use crate::host;
 use crate::qmp::message::{Message, classify};
 use crate::qmp::{QmpError, Version};
@@ -91,6 +91,13 @@ impl Passthrough {
             }),
             Message::Greeting(_) | Message::Event(_) => Err(garbled("it is no reply".into())),
         }
+    }
+
+    /// True where libvirt, which follows QEMU's events, has the machine for running. It says so without asking QEMU.
+    pub async fn is_running(&self, limit: Duration) -> bool {
+        let domain = self.domain.clone();
+        let state = self.lane.call("a question to libvirt", limit, move || domain.state()).await;
+        matches!(state, Ok(State::Running))
     }
 
     /// Has the balloon driver tell its figures every `seconds`, by libvirt. False where that cannot be.

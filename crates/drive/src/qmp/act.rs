@@ -199,7 +199,10 @@ pub(crate) async fn online(
     zone: Zone,
     until: Instant,
 ) -> Result<(), ApplyError> {
-    let region = region(monitor, device).await?;
+    let region = match monitor.place_of(device) {
+        Some(region) => region,
+        None => region(monitor, device).await?,
+    };
     let block = crate::guest::facts::block(reach).await?;
     let covered = region.blocks(block);
     if region.is_whole {
@@ -250,9 +253,9 @@ pub(crate) async fn offline(
     each: Duration,
     until: Instant,
 ) -> Result<(), ApplyError> {
-    let region = region(monitor, device).await?;
     let block = crate::guest::facts::block(reach).await?;
-    let shown = shown_blocks(reach).await?;
+    let (region, shown) = tokio::join!(region(monitor, device), shown_blocks(reach));
+    let (region, shown) = (region?, shown?);
     let mut blocks = onlining::in_state(&shown, &region.blocks(block), true);
     blocks.reverse();
     zones::remember(reach, &blocks, until).await;

@@ -16,7 +16,8 @@ use super::replies::{self, BalloonInfo, Devices, HotpluggableCpu, MemoryDevice, 
 use super::set;
 use crate::ObserveError;
 use crate::disk::{self, Names};
-use crate::guest::facts::{self, VCPUS};
+use crate::guest::answers::{self, VCPUS};
+use crate::guest::facts;
 use crate::guest::reach::{Mute, Reach};
 use crate::guest::zones;
 
@@ -38,7 +39,9 @@ pub(crate) async fn look(
             let (devices, shown) = tokio::join!(devices(monitor), blocks_and_size(reach));
             let dimm = devices?.dimms.into_iter().find(|dimm| dimm.id == *id);
             Sight::Dimm(dimm.map(|device| {
-                let guest = within(shown, &Region::of_dimm(&device));
+                let region = Region::of_dimm(&device);
+                monitor.note_place(id, region);
+                let guest = within(shown, &region);
                 DimmSight { device, guest }
             }))
         }
@@ -82,7 +85,7 @@ pub(crate) async fn look(
 }
 
 /// Where a memory device lies in the guest's address space.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Region {
     addr: u64,
     size: Bytes,
@@ -175,7 +178,7 @@ fn view<T>(mute: Mute) -> GuestView<T> {
 async fn vcpus(reach: &mut Reach) -> GuestView<Vec<scale::observed::GuestVcpu>> {
     let limit = reach.limit();
     match reach.call(VCPUS, Value::Null, limit).await {
-        Ok(answer) => match facts::vcpus(&answer) {
+        Ok(answer) => match answers::vcpus(&answer) {
             Ok(vcpus) => GuestView::Shows(vcpus),
             Err(error) => view(Mute::of(&error)),
         },

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::look::Region;
 use super::{Qmp, QmpError, Version};
 #[cfg(feature = "libvirt")]
 use crate::libvirt::Passthrough;
@@ -22,7 +24,12 @@ use crate::{ApplyError, ObserveError, host};
 pub(crate) struct Monitor {
     line: Line,
     limit: Duration,
+    /// Where the DIMM lies that was looked at last, and when that was.
+    place: Mutex<Option<(Instant, String, Region)>>,
 }
+
+/// What was seen longer ago than this is asked for again.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// How the monitor is reached.
 #[derive(Debug)]
@@ -36,7 +43,7 @@ pub(crate) enum Line {
 
 impl Monitor {
     pub(crate) fn new(line: Line, limit: Duration) -> Monitor {
-        Monitor { line, limit }
+        Monitor { line, limit, place: Mutex::default() }
     }
 
     /// Who keeps the machine.
@@ -74,6 +81,15 @@ impl Monitor {
         }
     }
 
+    /// True where whoever keeps the machine says that it runs, without asking QEMU.
+    pub(crate) async fn is_said_to_run(&self) -> bool {
+        match &self.line {
+            Line::Qmp(_) => false,
+            #[cfg(feature = "libvirt")]
+            Line::Libvirt(passthrough) => passthrough.is_running(self.limit).await,
+        }
+    }
+
     /// Has the balloon at `path` ask its guest for figures every `seconds`. False where that cannot be.
     pub(crate) async fn poll_balloon(&self, path: &str, seconds: u16) -> Result<bool, ObserveError> {
         match &self.line {
@@ -85,6 +101,21 @@ impl Monitor {
             #[cfg(feature = "libvirt")]
             Line::Libvirt(passthrough) => Ok(passthrough.poll_balloon(seconds, self.limit).await),
         }
+    }
+
+    /// Takes note of where a DIMM lies, where it stays.
+    pub(super) fn note_place(&self, dimm: &str, region: Region) {
+        *self.place() = Some((Instant::now(), dimm.to_owned(), region));
+    }
+
+    /// Where this DIMM lies, if it was just looked at: what is brought into use then was plugged a moment ago.
+    pub(super) fn place_of(&self, dimm: &str) -> Option<Region> {
+        let (since, id, region) = self.place().take()?;
+        (id == dimm && since.elapsed() < FRESH).then_some(region)
+    }
+
+    fn place(&self) -> MutexGuard<'_, Option<(Instant, String, Region)>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What QEMU answers; a refusal is an error.

@@ -33,7 +33,8 @@ pub(crate) struct Seen {
 /// What changes.
 #[derive(Debug)]
 struct Current {
-    status: Status,
+    /// What the machine does, in QEMU's words.
+    state: String,
     base: u64,
     devices: Vec<MemoryDevice>,
     backends: Option<Listed>,
@@ -115,7 +116,7 @@ pub(crate) async fn observe(
     memory.nodes = nodes(current.numa.as_deref().unwrap_or_default(), &memory);
     let busy = replies::busy(&current.migration);
     let life = life(&current.threads, lasting.pid);
-    let machine = machine(monitor, lasting, current.status.status, busy, life);
+    let machine = machine(monitor, lasting, current.state, busy, life);
     let host = host(lasting, &memory, monitor.manager());
     Ok(Seen { machine, memory, vcpus, host, balloon: balloon_path })
 }
@@ -269,8 +270,23 @@ async fn current(monitor: &Monitor, known: Option<&Lasting>, scope: Scope) -> Re
     // libvirt knows of the jobs that it began, and is asked before.
     let migration = async { if spares { Ok(None) } else { monitor.ask_if("query-migrate", none()).await } };
     let peripherals = async { if spares { Ok(Vec::new()) } else { peripherals(monitor).await } };
-    let (status, base, devices, backends, cpus, ospm, balloon, numa, migration, peripherals, threads) = tokio::try_join!(
-        monitor.ask("query-status", none()),
+    let state = async {
+        if spares && monitor.is_said_to_run().await {
+            return Ok(Machine::RUNNING.to_owned());
+        }
+        let told: Status = monitor.ask("query-status", none()).await?;
+        Ok(told.status)
+    };
+    // Of a machine whose vCPUs are not asked about, the threads tell only which QEMU it is, and so does the host.
+    let first = monitor.pid().filter(|_| spares && !scope.vcpus).and_then(host::first_vcpu);
+    let threads = async {
+        match first {
+            Some(thread_id) => Ok(Some(vec![VcpuThread { cpu_index: 0, thread_id }])),
+            None => monitor.ask_if("query-cpus-fast", none()).await,
+        }
+    };
+    let (state, base, devices, backends, cpus, ospm, balloon, numa, migration, peripherals, threads) = tokio::try_join!(
+        state,
         base,
         devices,
         backends,
@@ -280,10 +296,10 @@ async fn current(monitor: &Monitor, known: Option<&Lasting>, scope: Scope) -> Re
         numa,
         migration,
         peripherals,
-        monitor.ask_if::<Vec<VcpuThread>>("query-cpus-fast", none()),
+        threads,
     )?;
     Ok(Current {
-        status,
+        state,
         base,
         devices,
         backends,
