@@ -1,6 +1,7 @@
 //! The host around a QEMU process, from /proc and /sys. Every fact is optional: what cannot be read (another user's
 //! process, another PID namespace, another kernel) is absent, never guessed. Nothing is changed.
 
+pub mod group;
 pub(crate) mod limits;
 mod pools;
 
@@ -12,6 +13,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::statfs;
 use scale::observed::Host;
 use scale::units::Bytes;
+
+use crate::power::HostFiles;
 
 /// The most open files of a process that are looked at.
 const MOST_FILES: usize = 65_536;
@@ -28,10 +31,7 @@ pub fn look(pid: Option<u32>) -> Host {
     Host {
         qemu_pid: pid,
         available: text(Path::new("/proc/meminfo")).and_then(|text| kib_line(&text, "MemAvailable")),
-        cgroup_headroom: pid.and_then(|pid| {
-            let levels = limits::levels_of(pid).into_iter().map(|level| level.headroom);
-            levels.min()
-        }),
+        cgroup_headroom: pid.and_then(|pid| group::headroom(&HostFiles, pid)),
         memory_limit: None,
         locks: false,
         lock_limit: None,

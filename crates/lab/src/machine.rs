@@ -26,8 +26,8 @@ use crate::tickets::Ticket;
 /// An emulated guest boots in 5 to 9 s on an idle core.
 pub(crate) const BOOT: Duration = Duration::from_secs(120);
 
-/// How long the lab's own monitor commands may take.
-const QMP: Duration = Duration::from_secs(10);
+/// How long the lab's own monitor commands may take on a busy host.
+const QMP: Duration = Duration::from_secs(60);
 
 /// How often the lab looks for what nothing announces.
 const LOOK: Duration = Duration::from_millis(20);

@@ -21,8 +21,8 @@ use crate::witness::lock;
 /// One request each.
 const BEAT: Duration = Duration::from_millis(100);
 
-/// An emulated guest can be slow without being down.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// An emulated guest can be slow without being down, and on a host with more to do than cores it is for seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The beat waits at this many. The guest's httpd (busybox 1.35) queues 9 connections and the guest drops what comes
 /// beyond; on a host short of CPU that would lose requests of which no resize is guilty.

@@ -20,6 +20,9 @@ use tokio::sync::{Mutex as AsyncMutex, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+/// How long a guest may take, beyond a command's limit, to enforce it and to tell.
+const TELLS: Duration = Duration::from_secs(30);
+
 /// More than the longest answer: 1 MiB and 64 KiB in base64, and some words.
 const LONGEST_LINE: u64 = 2 << 20;
 
@@ -76,14 +79,14 @@ impl Witness {
     /// Runs `command` with the guest's `sh`, for at most `limit`.
     ///
     /// # Errors
-    /// No answer came within the limit and five seconds, or the connection is gone.
+    /// No answer came within the limit and half a minute, or the connection is gone.
     pub async fn shell(&self, command: &str, limit: Duration) -> Result<Output> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         lock(&self.pending).insert(id, answer);
         let seconds = limit.as_secs().max(1);
         let line = format!("{id} {seconds} {}\n", STANDARD.encode(command));
-        let outcome = timeout(limit + Duration::from_secs(5), async {
+        let outcome = timeout(limit + TELLS, async {
             self.writer.lock().await.write_all(line.as_bytes()).await?;
             answered.await.context("the guest's witness is gone")
         });

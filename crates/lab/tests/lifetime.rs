@@ -12,6 +12,8 @@ use lab::{Recipe, Service, eventually};
 /// Set in the process that is to be killed.
 const VICTIM: &str = "SUPPLE_LAB_TEST_VICTIM";
 
+const SOON: Duration = Duration::from_secs(60);
+
 /// True while a process runs. One that nobody has reaped yet (state Z) does not: in a container that can take long.
 fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).unwrap_or_default();
@@ -20,7 +22,7 @@ fn runs(pid: u32) -> bool {
 }
 
 async fn gone(pid: u32) {
-    eventually("QEMU's end", Duration::from_secs(10), async || Ok((!runs(pid)).then_some(()))).await.unwrap();
+    eventually("QEMU's end", SOON, async || Ok((!runs(pid)).then_some(()))).await.unwrap();
 }
 
 #[tokio::test]
@@ -69,7 +71,7 @@ async fn a_guest_outlives_the_thread_that_booted_it_and_ends_when_dropped() {
 
 async fn answers(service: &Service) {
     let one = async || Ok((service.so_far().answered > 0).then_some(()));
-    eventually("an answer", Duration::from_secs(10), one).await.unwrap();
+    eventually("an answer", SOON, one).await.unwrap();
 }
 
 #[tokio::test]
@@ -80,7 +82,7 @@ async fn a_killed_guest_is_a_lost_service_and_a_silent_witness() {
     assert_eq!(service.so_far().lost, 0);
     guest.kill();
     let lost = async || Ok((service.so_far().lost > 0).then_some(()));
-    eventually("a lost request", Duration::from_secs(10), lost).await.unwrap();
+    eventually("a lost request", SOON, lost).await.unwrap();
     let report = service.finish().await;
     assert!(report.first_loss.is_some(), "{report:?}");
     assert!(guest.shell("true").await.is_err());

@@ -56,6 +56,20 @@ fn holds_all(wire: &Wire, streams: &[Stream], judge: impl Fn(&[f64]) -> Vec<(f64
     anyhow::bail!("{streams:?}: measured {}", said.join(", then "))
 }
 
+/// More than so many mbit pass; `before` makes each try ready.
+fn passes(wire: &Wire, stream: &Stream, mbit: f64, before: impl Fn() -> Result<()>) -> Result<f64> {
+    let mut said = Vec::new();
+    for _ in 0..TRIES {
+        before()?;
+        let measured = wire.measure(std::slice::from_ref(stream))?[0] / 1e6;
+        if measured > mbit {
+            return Ok(measured);
+        }
+        said.push(format!("{measured:.1} mbit"));
+    }
+    anyhow::bail!("{stream:?}: measured {}", said.join(", then "))
+}
+
 /// What is read back is what was set.
 fn reads(wanted: &TapRates) -> Result<()> {
     let read = net::read(TAP)?;
@@ -115,8 +129,8 @@ fn an_address_can_be_limited_where_the_nic_is_not() {
         reads(&TapRates::default().with_ip(ip("10.99.0.3"), both(20)))?;
         for to_guest in [true, false] {
             holds(&wire, &stream("10.99.0.3", to_guest), 20)?;
-            let others = wire.measure(&[stream("10.99.0.2", to_guest)])?;
-            ensure!(others[0] > 40e6, "the others are not held: {:.1} mbit", others[0] / 1e6);
+            // The others are not held.
+            passes(&wire, &stream("10.99.0.2", to_guest), 40.0, || Ok(()))?;
         }
         Ok(())
     });
@@ -154,11 +168,19 @@ fn a_burst_passes_at_the_peak_and_then_the_average_holds() {
         net::set_nic(TAP, rate)?;
         reads(&nic(rate))?;
         for to_guest in [true, false] {
-            let streams = [Stream { seconds: 3, ..stream("10.99.0.2", to_guest) }];
-            let measured = wire.measure(&streams)?[0] / 1e6;
-            ensure!((40.0..88.0).contains(&measured), "a burst at {measured:.1} mbit");
-            // What is left of the burst passes with it.
-            wire.measure(&[Stream { seconds: 4, ..stream("10.99.0.2", to_guest) }])?;
+            let measured = passes(&wire, &stream("10.99.0.2", to_guest), 40.0, || {
+                // A burst that is whole, whatever passed before.
+                net::set_nic(TAP, NicRate::default())?;
+                Ok(net::set_nic(TAP, rate)?)
+            })?;
+            ensure!(measured < 88.0, "a burst at {measured:.1} mbit");
+            // What is left of the burst passes with it, the later the slower it was used up.
+            let rest = [Stream { seconds: 4, ..stream("10.99.0.2", to_guest) }];
+            for _ in 0..TRIES {
+                if wire.measure(&rest)?[0] < 22e6 {
+                    break;
+                }
+            }
             holds(&wire, &stream("10.99.0.2", to_guest), 20)?;
         }
         Ok(())

@@ -13,6 +13,7 @@ use super::act::{Hand, left, refused};
 use super::pool::CallError;
 use super::stats::Params;
 use super::terms::Affect;
+use crate::power::HostFiles;
 use crate::qmp::monitor::Monitor;
 use crate::{ApplyError, host};
 
@@ -26,8 +27,9 @@ pub(super) async fn overlay(hand: &Hand, monitor: &Monitor, host: &mut Host) {
     let told = told(hand, Affect::Live, Instant::now() + READ).await;
     let Some(limit) = told.ok().as_ref().and_then(of) else { return };
     host.memory_limit = Some(limit);
-    let others = monitor.pid().map(host::limits::levels_of).unwrap_or_default().into_iter();
-    let others = others.filter(|level| !host::limits::is_near(level.limit, limit));
+    let all = monitor.pid().map(|pid| host::group::levels_of(&HostFiles, pid));
+    let others = all.unwrap_or_default().into_iter();
+    let others = others.filter(|level| !host::group::is_near(level.limit, limit));
     host.cgroup_headroom = others.map(|level| level.headroom).min();
 }
 
@@ -66,7 +68,7 @@ pub(super) async fn set(
     }
     let most = *most;
     if let Some(pid) = monitor.pid() {
-        host::limits::until_held(pid, now.bytes().unwrap_or_default(), most, until).await?;
+        host::group::until_held(&HostFiles, pid, now.bytes().unwrap_or_default(), most, until).await?;
     }
     let affect = match hand.definition.both() {
         Affect::Both => {
@@ -81,7 +83,7 @@ pub(super) async fn set(
 /// Whether the definition's limit goes along. None is not made one, and another one that somebody has chosen for the
 /// next start is raised alone: the definition gets the memory too.
 fn follows(defined: Option<Bytes>, from: Bytes, to: Bytes) -> bool {
-    defined.is_some_and(|most| host::limits::is_near(most, from) || from < to && most < to)
+    defined.is_some_and(|most| host::group::is_near(most, from) || from < to && most < to)
 }
 
 async fn told(hand: &Hand, affect: Affect, until: Instant) -> Result<Params, CallError> {

@@ -6,7 +6,6 @@ use lab::Yes;
 use scale::limits::Limits;
 use scale::observed::Observed;
 use scale::report::{Report, Verdict};
-use scale::time::Span;
 use scale::units::{Bytes, Change};
 use scale::wanted::Wanted;
 use std::thread::sleep;
@@ -18,7 +17,7 @@ use crate::stage::{Make, Size, Stage};
 pub(crate) struct Play<S> {
     pub(crate) stage: S,
     state: TempDir,
-    /// Shorter than a user's where a story waits for what does not come.
+    /// A user's, but where a story waits for what does not come.
     pub(crate) limits: Limits,
 }
 
@@ -28,9 +27,7 @@ impl<S: Stage> Play<S> {
     }
 
     pub(crate) fn on(stage: S) -> Self {
-        let patience = Span::secs(5);
-        let limits = Limits { offline_block: patience, unplug: patience, ..Limits::default() };
-        Self { stage, state: TempDir::new().unwrap(), limits }
+        Self { stage, state: TempDir::new().unwrap(), limits: Limits::default() }
     }
 
     pub(crate) fn journal(&self) -> FileJournal {

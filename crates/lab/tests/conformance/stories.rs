@@ -6,6 +6,7 @@ use std::time::Duration;
 use drive::journal::Journal;
 use drive::resize::{ResizeError, resize};
 use lab::{Yes, eventually};
+use scale::limits::Limits;
 use scale::plan::Strength;
 use scale::report::Verdict;
 use scale::time::Span;
@@ -94,7 +95,9 @@ pub(crate) async fn a_removal_that_the_guest_does_not_answer_is_pending_until_it
     let grown = SMALL + Bytes::mib(256);
     play.proven(&to(grown)).await;
     play.stage.answers_removals(false).await;
+    play.limits.unplug = Span::secs(5);
     let report = play.resize(&to(SMALL)).await.unwrap();
+    play.limits = Limits::default();
     assert_eq!((report.verdict, report.pending.len()), (Verdict::Failed, 1), "{report:#?}");
     assert_eq!(play.observe().await.pending.len(), 1, "it is not forgotten");
     assert_eq!(play.stage.plugged().await.memory, grown);
