@@ -36,6 +36,8 @@ pub(super) struct Definition {
 pub(super) enum Leaving {
     /// A memory device, as it was described while it ran.
     Memory(Box<MemoryDevice>),
+    /// A DIMM that libvirt does not describe any more.
+    Named,
     /// A vCPU, by libvirt's number for it.
     Vcpu(String),
 }
@@ -77,6 +79,7 @@ impl Definition {
         let (id, what) = self.leaving.remove(at);
         let followed = match what {
             Leaving::Memory(device) => self.forget_memory(&device).await,
+            Leaving::Named => self.forget_by_name(&id).await,
             Leaving::Vcpu(number) => self.forget_vcpu(number).await,
         };
         self.note(&format!("the removal of {id}"), followed);
