@@ -177,28 +177,28 @@ impl Hand {
         })
     }
 
+    /// The definition knows of it before it is asked: where the guest grants an earlier request for the same meanwhile, this
+    /// one is refused, and the device is gone all the same.
     async fn unplug_dimm(&mut self, id: &str, until: Instant) -> Result<(), ApplyError> {
+        self.definition.leaves(id, Leaving::Named);
         let device = self.memory_device(id, until).await?;
-        let alias = id.to_owned();
-        self.change("a DIMM's removal", until, move |domain| domain.detach_alias(&alias, Affect::Live))
-            .await?;
         self.definition.leaves(id, Leaving::Memory(Box::new(device)));
-        Ok(())
+        let alias = id.to_owned();
+        self.change("a DIMM's removal", until, move |domain| domain.detach_alias(&alias, Affect::Live)).await
     }
 
+    /// As for a DIMM.
     async fn unplug_vcpu(&mut self, id: &str, until: Instant) -> Result<(), ApplyError> {
         let number = number(id)?;
-        let (what, vcpu) = ("a vCPU's removal", number.clone());
+        self.definition.leaves(id, Leaving::Vcpu(number.clone()));
         let domain = self.domain.clone();
-        let call = move || domain.set_vcpu(&vcpu, false, Affect::Live);
-        match self.lane.call(what, left(until), call).await {
-            Ok(()) => {}
+        let call = move || domain.set_vcpu(&number, false, Affect::Live);
+        match self.lane.call("a vCPU's removal", left(until), call).await {
+            Ok(()) => Ok(()),
             // Asked of the guest, which has not answered within libvirt's 5 s: followed by QEMU's events from here on.
-            Err(CallError::Libvirt(error)) if is_unanswered(&error) => {}
-            Err(error) => return Err(refused(error)),
+            Err(CallError::Libvirt(error)) if is_unanswered(&error) => Ok(()),
+            Err(error) => Err(refused(error)),
         }
-        self.definition.leaves(id, Leaving::Vcpu(number));
-        Ok(())
     }
 
     /// Asks for this much of a virtio-mem device, then has the definition follow.

@@ -36,6 +36,8 @@ pub(super) struct Definition {
 pub(super) enum Leaving {
     /// A memory device, as it was described while it ran.
     Memory(Box<MemoryDevice>),
+    /// A DIMM that libvirt does not describe any more.
+    Named,
     /// A vCPU, by libvirt's number for it.
     Vcpu(String),
 }
@@ -77,6 +79,7 @@ impl Definition {
         let (id, what) = self.leaving.remove(at);
         let followed = match what {
             Leaving::Memory(device) => self.forget_memory(&device).await,
+            Leaving::Named => self.forget_by_name(&id).await,
             Leaving::Vcpu(number) => self.forget_vcpu(number).await,
         };
         self.note(&format!("the removal of {id}"), followed);
@@ -103,10 +106,14 @@ impl Definition {
     }
 
     /// Makes up for what a controller that died did not see through: a device that is gone from the running machine goes
-    /// from here, and a virtio-mem device is asked for the same. `is_gone`: QEMU has no such vCPU or DIMM.
-    pub(super) async fn follow(&mut self, id: &str, is_gone: bool) {
+    /// from here, and a virtio-mem device is asked for the same. `is_gone`: QEMU has no such vCPU or DIMM, or why it does
+    /// not tell.
+    pub(super) async fn follow(&mut self, id: &str, is_gone: Result<bool, String>) {
         if self.keeps {
-            let followed = self.followed(id, is_gone).await;
+            let followed = match is_gone {
+                Ok(is_gone) => self.followed(id, is_gone).await,
+                Err(why) => Err(why),
+            };
             self.note(&format!("what became of {id}"), followed);
         }
     }

@@ -311,7 +311,8 @@ impl Hypervisor for LibvirtMachine {
             None => Look::DimmDevice(device.clone()),
         };
         let sight = look::look(&self.monitor, &mut self.reach, &asked, self.changed, &self.names).await;
-        let is_gone = matches!(sight, Ok(Sight::Vcpu { plugged: false, .. } | Sight::Dimm(None)));
+        let is_gone = |sight| matches!(sight, Sight::Vcpu { plugged: false, .. } | Sight::Dimm(None));
+        let is_gone = sight.map(is_gone).map_err(|error| error.to_string());
         self.hand.definition.follow(&device, is_gone).await;
     }
 

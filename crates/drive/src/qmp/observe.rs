@@ -19,6 +19,9 @@ use super::replies::{
 };
 use crate::{ApplyError, ObserveError, host};
 
+/// So often is asked again where DIMMs go while a balloon is looked at; each time another one went.
+const MOMENTS: usize = 8;
+
 /// QEMU's side of an observation, and the host's.
 #[derive(Debug)]
 pub(crate) struct Seen {
@@ -298,6 +301,7 @@ async fn current(monitor: &Monitor, known: Option<&Lasting>, scope: Scope) -> Re
         peripherals,
         threads,
     )?;
+    let (devices, balloon) = of_one_moment(monitor, base, devices, balloon).await?;
     Ok(Current {
         state,
         base,
@@ -311,6 +315,29 @@ async fn current(monitor: &Monitor, known: Option<&Lasting>, scope: Scope) -> Re
         peripherals,
         threads: threads.unwrap_or_default(),
     })
+}
+
+/// Devices and a balloon's word that belong together. QEMU tells what the balloon leaves of all that is plugged at that
+/// moment (`virtio_balloon_stat`, hw/virtio/virtio-balloon.c, 7.2 and 10.0): a DIMM that goes between both answers would
+/// look like memory that the balloon has taken, and the machine like one that has shrunk already.
+async fn of_one_moment(
+    monitor: &Monitor,
+    base: u64,
+    mut devices: Vec<MemoryDevice>,
+    mut balloon: Option<BalloonInfo>,
+) -> Result<(Vec<MemoryDevice>, Option<BalloonInfo>), ObserveError> {
+    for _ in 0..MOMENTS {
+        let in_dimms = replies::in_dimms(&devices);
+        if balloon.as_ref().is_none_or(|told| told.actual >= base.saturating_add(in_dimms)) {
+            break;
+        }
+        devices = monitor.ask("query-memory-devices", Value::Null).await?;
+        if replies::in_dimms(&devices) == in_dimms {
+            break;
+        }
+        balloon = monitor.ask_if("query-balloon", Value::Null).await?;
+    }
+    Ok((devices, balloon))
 }
 
 /// All objects, and the memory backends among them.

@@ -216,6 +216,13 @@ pub(super) fn devices(list: Vec<MemoryDevice>, ospm: &[OspmStatus]) -> Result<De
     Ok(devices)
 }
 
+/// How much is in DIMMs, as far as a balloon counts it: NVDIMMs are not in it (`get_current_ram_size`,
+/// hw/virtio/virtio-balloon.c, 7.2 and 10.0).
+pub(super) fn in_dimms(list: &[MemoryDevice]) -> u64 {
+    let dimms = list.iter().filter(|device| device.kind == "dimm");
+    dimms.filter_map(|device| device.data["size"].as_u64()).fold(0, u64::saturating_add)
+}
+
 fn dimm(data: Value, kind: DimmKind, ospm: &[OspmStatus]) -> Result<Dimm, ObserveError> {
     let data: DimmData = parsed("query-memory-devices", data)?;
     let slot = data.slot.to_string();

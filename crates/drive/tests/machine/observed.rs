@@ -5,10 +5,11 @@ use scale::observed::{
     Accel, Backend, Backing, DimmKind, HostPolicy, Life, Node, Observed, Ost, OtherDevice, Placement,
     VcpuProps, VcpuState, Version,
 };
+use scale::plan::Sizes;
 use scale::units::Bytes;
 use serde_json::{Value, json};
 
-use crate::fake::{I440FX, Party, Q35, TEN, Table, no, open};
+use crate::fake::{I440FX, Party, Q35, TEN, Table, no, open, yes};
 
 async fn observed(table: Table) -> Result<Observed, ObserveError> {
     open(&Party::play(table), None).await.observe().await
@@ -179,6 +180,34 @@ async fn what_devices_of_other_kinds_hold_is_taken() {
         [device("virtio-pmem", 4, Bytes::mib(512)), device("hv-balloon", 8, Bytes::gib(1))]
     );
     assert_eq!(memory.headroom(), memory.ceiling - memory.boot - Bytes::mib(1536));
+}
+
+#[tokio::test]
+async fn a_dimm_that_goes_while_the_machine_is_looked_at_is_not_taken_for_memory_in_the_balloon() {
+    const DEVICES: &str = "query-memory-devices";
+    let dimms = |slots: &[u64]| {
+        let dimm = |slot: &u64| {
+            json!({"type": "dimm", "data": {"id": format!("d{slot}"), "addr": (4 + slot) << 30, "size": 1 << 28,
+                "slot": slot, "node": 0, "memdev": format!("/objects/m{slot}"), "hotplugged": true}})
+        };
+        Value::Array(slots.iter().map(dimm).collect())
+    };
+    let leaves = |bytes: Bytes| json!({ "actual": bytes.get() });
+    let told = async |table: Table| {
+        let qemu = Party::play(table);
+        let seen = open(&qemu, None).await.observe().await.expect("observed");
+        let asked = qemu.heard_names().iter().filter(|name| *name == DEVICES).count();
+        (seen.memory.dimms.len(), Sizes::of(&seen).memory, asked)
+    };
+    let with = |actual: Bytes| Table::recorded(Q35).with("query-balloon", leaves(actual)).without(DEVICES);
+    let both = |actual: Bytes| with(actual).then(DEVICES, yes(dimms(&[0, 1])));
+    assert_eq!(told(both(Bytes::mib(1536))).await, (2, Bytes::mib(1536), 1), "the balloon holds nothing");
+    assert_eq!(told(both(Bytes::mib(1280))).await, (2, Bytes::mib(1280), 2), "it holds that much");
+    let one_goes = both(Bytes::mib(1280)).then(DEVICES, yes(dimms(&[1])));
+    assert_eq!(told(one_goes).await, (1, Bytes::mib(1280), 2), "it looked as if it held that much");
+    let all_go = both(Bytes::mib(1280)).then(DEVICES, yes(dimms(&[1]))).then(DEVICES, yes(dimms(&[])));
+    let all_go = all_go.then("query-balloon", yes(leaves(Bytes::gib(1))));
+    assert_eq!(told(all_go).await, (0, Bytes::gib(1), 3), "one after the other");
 }
 
 #[tokio::test]

@@ -1,19 +1,24 @@
 //! A real libvirtd with real guests.
 
 use std::mem;
+use std::time::Duration;
 
 use drive::domxml::Drift;
 use drive::journal::MemoryJournal;
 use drive::libvirt::LibvirtMachine;
 use drive::resize::resize;
-use lab::{DomainGuest, Generation, Libvirtd, Onlining, Recipe, Service, Yes};
+use lab::{DomainGuest, Generation, Libvirtd, Onlining, Recipe, Service, Yes, eventually};
 use scale::limits::Limits;
 use scale::report::Verdict;
+use scale::time::Span;
 use scale::units::Bytes;
 
 use crate::guest::{self, recipe};
 use crate::play::{Play, to, to_both};
 use crate::stage::{Make, SMALL, Size, Stage};
+use crate::trouble::{At, Struck};
+
+const SOON: Duration = Duration::from_secs(60);
 
 pub(crate) struct Libvirt {
     // Dropped in this order: the guest, then its libvirtd.
@@ -126,6 +131,32 @@ async fn a_resize_survives_the_next_start() {
     let report = play.proven(&grown).await;
     assert!(report.steps.is_empty(), "{report:#?}");
     play.proven(&to_both(SMALL, 1)).await;
+    play.stage.end().await;
+}
+
+#[tokio::test]
+async fn what_the_guest_gives_up_by_an_earlier_request_leaves_the_definition_too() {
+    let mut play = Play::<Libvirt>::of(Make::Plain).await;
+    play.proven(&to(Bytes::mib(768))).await;
+    play.stage.answers_removals(false).await;
+    let patience = mem::replace(&mut play.limits.unplug, Span::millis(200));
+    let report = play.resize(&to(SMALL)).await.unwrap();
+    assert_eq!((report.verdict, report.pending.len()), (Verdict::Failed, 1), "{report:#?}");
+    play.limits.unplug = patience;
+
+    let (limits, mut journal) = (play.limits.clone(), play.journal());
+    let driver = play.stage.connect(&limits).await;
+    let guest = &play.stage.guest;
+    // The DIMM was seen, and is gone by the time that its removal is asked for again, which libvirt or QEMU refuses then.
+    let mut late = Struck::new(driver, At::Before(2), async || {
+        guest::hears_of_memory(guest, true).await;
+        let gone =
+            async || Ok((guest.ask("query-memory-devices").await?.as_array() == Some(&vec![])).then_some(()));
+        eventually("the guest lets go of it", SOON, gone).await.unwrap();
+    });
+    let report = resize(&mut late, &mut journal, to(SMALL), &limits, &mut Yes).await.unwrap();
+    assert_eq!((report.verdict, report.steps.len()), (Verdict::Proven, 2), "{report:#?}");
+    play.stage.is_level().await;
     play.stage.end().await;
 }
 
