@@ -8,10 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::files::{bytes, left};
-use super::{Agent, AgentError, Call};
-
-pub(super) const START: &str = "guest-exec";
-const STATUS: &str = "guest-exec-status";
+use super::{Agent, AgentError};
 
 /// What a program left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,49 +70,28 @@ pub async fn run(
     most: usize,
     limit: Duration,
 ) -> Result<Output, ExecError> {
+    const START: &str = "guest-exec";
+    const STATUS: &str = "guest-exec-status";
     let until = Instant::now() + limit;
-    let (command, ask) = start(program, arguments);
-    let started = agent.call(command, ask, left(until)).await?;
-    let pid = pid(&started)?;
-    // The agent tells of no end by itself.
-    sleep(LEAST_WAIT.min(left(until))).await;
-    match end(agent, pid, most, until).await? {
-        Some(output) => Ok(output),
-        None => Err(ExecError::StillRuns { program: program.to_owned(), pid, after: limit }),
-    }
-}
-
-/// The command that starts `program`.
-pub(super) fn start(program: &str, arguments: &[&str]) -> Call {
-    (START, json!({ "path": program, "arg": arguments, "capture-output": true }))
-}
-
-/// The process id in the answer to the start.
-pub(super) fn pid(started: &Value) -> Result<i64, AgentError> {
+    let ask = json!({ "path": program, "arg": arguments, "capture-output": true });
+    let started = agent.call(START, ask, left(until)).await?;
     let pid = started.get("pid").and_then(Value::as_i64);
-    pid.ok_or_else(|| AgentError::garbled(START, "no process id in it"))
-}
-
-/// What a program that was started has left behind when it ends; nothing where it still runs at `until`.
-pub(super) async fn end(
-    agent: &mut Agent,
-    pid: i64,
-    most: usize,
-    until: Instant,
-) -> Result<Option<Output>, AgentError> {
+    let pid = pid.ok_or_else(|| AgentError::garbled(START, "no process id in it"))?;
     let began = Instant::now();
+    let mut wait = LEAST_WAIT;
     loop {
+        // The agent tells of no end by itself.
+        sleep(wait.min(left(until))).await;
         let status = agent.call(STATUS, json!({ "pid": pid }), left(until)).await?;
         let exited = status.get("exited").and_then(Value::as_bool);
         if exited.ok_or_else(|| AgentError::garbled(STATUS, "it does not say whether it ended"))? {
             let output = output(&status, most);
-            return output.map(Some).ok_or_else(|| AgentError::garbled(STATUS, "output that is not base64"));
+            return output.ok_or_else(|| AgentError::garbled(STATUS, "output that is not base64").into());
         }
-        let wait = (began.elapsed() / LATE).clamp(LEAST_WAIT, MOST_WAIT);
+        wait = (began.elapsed() / LATE).clamp(LEAST_WAIT, MOST_WAIT);
         if left(until) <= wait {
-            return Ok(None);
+            return Err(ExecError::StillRuns { program: program.to_owned(), pid, after: limit });
         }
-        sleep(wait).await;
     }
 }
 

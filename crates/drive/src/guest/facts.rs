@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use scale::guests::System;
-use scale::observed::{AutoOnline, Guest, GuestFacts, GuestInterface, GuestVcpu, MemBlock};
+use scale::observed::{AutoOnline, Guest, GuestFacts, MemBlock};
 use scale::units::Bytes;
 use scale::wanted::Scope;
 use serde_json::Value;
@@ -14,9 +14,9 @@ use super::answers::{
     self, BLOCK_INFO, BLOCKS, INFO, INTERFACES, OS, VCPUS, auto_online, block_size, blocks, clipped,
     interfaces, meminfo, vcpus,
 };
-use super::files::{close_call, content, left, number, open_call, read_and_close};
+use super::files::{OPEN, close_call, content, left, number, open_call, read_and_close};
 use super::reach::{After, Mute, Reach};
-use super::{Agent, AgentError, Answer, Call, probe, shell};
+use super::{Agent, AgentError, Answer, Call, probe};
 
 /// The longest file: /proc/meminfo has about 1500 bytes.
 const LONGEST_FILE: usize = 16 * 1024;
@@ -123,54 +123,8 @@ async fn try_gather(reach: &mut Reach, scope: Scope) -> Result<GuestFacts, Mute>
     }
 }
 
-/// Asks for all but what is `known`, or was shown `after` a change: of memory by one shell, where each command is an
-/// exchange and the agent allows one, else by its own commands.
+/// Asks for all but what is `known`, or was shown `after` a change.
 async fn ask(
-    agent: &mut Agent,
-    known: Option<Lasting>,
-    after: Option<After>,
-    scope: Scope,
-    until: Instant,
-) -> Result<(Lasting, GuestFacts), AgentError> {
-    if !scope.memory || after.is_some() || !agent.pays_per_command() {
-        return by_commands(agent, known, after, scope, until).await;
-    }
-    let known = match known {
-        Some(known) => Ok(known),
-        None => Err(offered(agent.call(INFO, Value::Null, left(until)).await)?),
-    };
-    let commands = match &known {
-        Ok(known) => known.commands.clone(),
-        Err(told) => answers::info(told.as_ref().unwrap_or(&Value::Null))?.1,
-    };
-    let may = shell::is_allowed(|command| commands.contains(command));
-    let system = known.is_err().then_some(OS);
-    let (shown, nics) = further(scope);
-    // The shell goes first: it is at work while the rest is asked.
-    let mut calls: Vec<Call> = may.then(shell::start).into_iter().collect();
-    let rest = [system, shown.filter(|_| may), nics.filter(|_| may)];
-    calls.extend(rest.into_iter().flatten().map(|command| (command, Value::Null)));
-    let mut answers = agent.call_all(&calls, left(until)).await?.into_iter();
-    let mut next = || answers.next().unwrap_or(Ok(Value::Null));
-    let started = may.then(&mut next);
-    let mut lasting = match known {
-        Ok(known) => known,
-        Err(info) => lasting(info, offered(next())?)?,
-    };
-    let told = match started {
-        Some(started) => shell::told(agent, started, until).await?,
-        None => None,
-    };
-    let Some(told) = told else { return by_commands(agent, Some(lasting), None, scope, until).await };
-    let shell::Told { block, has_probe, auto_online, blocks, meminfo } = told;
-    lasting = Lasting { with_memory: true, block: Some(block), has_probe, auto_online, ..lasting };
-    let (vcpus, interfaces) = read_further((shown, nics), &mut next)?;
-    let facts = GuestFacts { blocks, vcpus, meminfo: Some(meminfo), interfaces, ..lasting.clone().facts() };
-    Ok((lasting, facts))
-}
-
-/// The same by the agent's commands alone, sent together.
-async fn by_commands(
     agent: &mut Agent,
     known: Option<Lasting>,
     after: Option<After>,
@@ -184,19 +138,17 @@ async fn by_commands(
     let policy = Some(AUTO_ONLINE).filter(|_| first || memory && scope.rest);
     let mut calls: Vec<Call> =
         [figures, policy].into_iter().flatten().map(|path| open_call(path, "r")).collect();
-    let probed = calls.len();
-    calls.extend(first.then(probe::open_to_write));
+    let files = calls.len();
     if known.is_none() {
         calls.extend([INFO, OS].map(|command| (command, Value::Null)));
     }
     let sized = Some(BLOCK_INFO).filter(|_| first);
-    let (shown, nics) = further(scope);
+    let (shown, nics) = (Some(VCPUS).filter(|_| scope.vcpus), Some(INTERFACES).filter(|_| scope.nic_guests));
     // Blocks come last: what a guest onlines by itself has a little more time to come.
     let listed = Some(BLOCKS).filter(|_| memory && after.is_none());
     calls.extend([sized, shown, nics, listed].into_iter().flatten().map(|command| (command, Value::Null)));
     let then = |nth: usize, answer: &Answer| match nth {
-        nth if nth < probed => read_and_close(answer, LONGEST_FILE),
-        nth if nth == probed && first => number(answer).map(close_call).into_iter().collect(),
+        nth if nth < files => read_and_close(answer, LONGEST_FILE),
         _ => Vec::new(),
     };
     let mut answers = agent.call_chain(&calls, then, left(until)).await?;
@@ -210,7 +162,6 @@ async fn by_commands(
     };
     let meminfo = figures.and_then(|path| meminfo(&text(path, next())?));
     let policy = policy.map(|path| text(path, next()).as_deref().and_then(auto_online));
-    let has_probe = first.then(|| number(&next()).is_some());
     let mut lasting = match known {
         Some(lasting) => lasting,
         None => lasting(offered(next())?, offered(next())?)?,
@@ -220,30 +171,20 @@ async fn by_commands(
         lasting.block = block.as_ref().map(block_size).transpose()?;
     }
     lasting.with_memory |= memory;
-    lasting.has_probe = has_probe.unwrap_or(lasting.has_probe);
     lasting.auto_online = policy.unwrap_or(lasting.auto_online);
-    let (vcpus, interfaces) = read_further((shown, nics), &mut next)?;
-    let listed = listed.map_or(Ok(None), |_| offered(next()))?;
-    let blocks = listed.map_or(Ok(Vec::new()), |value| blocks(&value))?;
-    let (meminfo, blocks) = after.map_or((meminfo, blocks), |after| (Some(after.meminfo), after.blocks));
-    let facts = GuestFacts { blocks, vcpus, meminfo, interfaces, ..lasting.clone().facts() };
-    Ok((lasting, facts))
-}
-
-/// The commands for what is asked beside memory.
-fn further(scope: Scope) -> (Option<&'static str>, Option<&'static str>) {
-    (Some(VCPUS).filter(|_| scope.vcpus), Some(INTERFACES).filter(|_| scope.nic_guests))
-}
-
-/// What the agent answered to those.
-fn read_further(
-    (shown, nics): (Option<&str>, Option<&str>),
-    next: &mut impl FnMut() -> Answer,
-) -> Result<(Vec<GuestVcpu>, Vec<GuestInterface>), AgentError> {
     let mut told = |command: Option<&str>| command.map_or(Ok(None), |_| offered(next()));
     let vcpus = told(shown)?.map_or(Ok(Vec::new()), |value| vcpus(&value))?;
     let interfaces = told(nics)?.map_or(Ok(Vec::new()), |value| interfaces(&value))?;
-    Ok((vcpus, interfaces))
+    let blocks = told(listed)?.map_or(Ok(Vec::new()), |value| blocks(&value))?;
+    // A kernel that has a policy for new blocks (4.6 and later, RHEL's from 7.3 on) finds them by itself.
+    if first && (scope.rest || lasting.auto_online.is_none()) && lasting.offers(OPEN) {
+        let then = |_, opened: &Answer| number(opened).map(close_call).into_iter().collect();
+        let opened = agent.call_chain(&[probe::open_to_write()], then, left(until)).await?;
+        lasting.has_probe = opened.first().is_some_and(|opened| number(opened).is_some());
+    }
+    let (meminfo, blocks) = after.map_or((meminfo, blocks), |after| (Some(after.meminfo), after.blocks));
+    let facts = GuestFacts { blocks, vcpus, meminfo, interfaces, ..lasting.clone().facts() };
+    Ok((lasting, facts))
 }
 
 /// The answer, if the agent offers the command and could carry it out; any "no" is an absence.

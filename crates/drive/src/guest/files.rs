@@ -130,7 +130,7 @@ fn next(command: &str, answers: &mut impl Iterator<Item = Answer>) -> Answer {
     answers.next().unwrap_or_else(|| Err(AgentError::garbled(command, "there is none")))
 }
 
-const OPEN: &str = "guest-file-open";
+pub(super) const OPEN: &str = "guest-file-open";
 
 /// The command that opens a file; `mode` as in fopen(3).
 pub(super) fn open_call(path: &str, mode: &str) -> Call {

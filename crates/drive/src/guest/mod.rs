@@ -26,7 +26,6 @@ pub mod onlining;
 pub mod probe;
 pub mod reach;
 pub mod setup;
-mod shell;
 mod socket;
 pub mod zones;
 
@@ -217,15 +216,6 @@ impl Agent {
             Way::Socket(socket) => socket.call_chain(calls, then, limit).await,
             #[cfg(feature = "libvirt")]
             Way::Libvirt(line) => line.call_chain(calls, then, limit).await,
-        }
-    }
-
-    /// True where commands that are sent together take as long as one after the other.
-    pub(crate) fn pays_per_command(&self) -> bool {
-        match &self.way {
-            Way::Socket(_) => false,
-            #[cfg(feature = "libvirt")]
-            Way::Libvirt(_) => true,
         }
     }
 

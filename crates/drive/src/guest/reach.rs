@@ -238,6 +238,15 @@ impl Reach {
         }
     }
 
+    /// True where commands that are sent together take as long as one after the other.
+    pub(crate) fn pays_per_command(&self) -> bool {
+        match &self.way {
+            None | Some(Way::Socket(_)) => false,
+            #[cfg(feature = "libvirt")]
+            Some(Way::Libvirt(_)) => true,
+        }
+    }
+
     /// True where the agent is known to offer the command.
     pub(crate) fn offers(&self, command: &str) -> bool {
         self.lasting.as_ref().is_some_and(|lasting| lasting.offers(command))

@@ -4,22 +4,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use scale::observed::{MemBlock, MemInfo};
 use scale::plan::Zone;
 use tokio::time::{Instant, sleep};
 
+use super::answers::{self, MOST_BLOCKS};
 use super::exec::{self, End, ExecError, Output};
 use super::facts;
 use super::files::{MOST_FILES, left, read_each, write_each};
 use super::onlining::{self, named};
 use super::reach::{Mute, Reach};
-use super::shell::{self, FIGURES, SHELL};
 use crate::ApplyError;
 use crate::wire::shown;
 
-/// More than the numbers of so many blocks take, each with a zone or a reason. Of more blocks a shell does not tell what the
-/// guest shows.
+/// More than the numbers of 4096 blocks take, each with a zone or a reason.
 const OUTPUT: usize = 256 * 1024;
-const MOST_SHOWN: usize = 4096;
 /// The longest content of `valid_zones`: the names of two zones and then some.
 const ZONES: usize = 64;
 
@@ -166,16 +165,14 @@ async fn write_states(
     word: &'static str,
     until: Instant,
 ) -> Result<Vec<(u64, String)>, ApplyError> {
-    // What the guest shows then saves the questions after it.
+    // Built-in commands alone: a process for each block would cost a slow guest more than bringing the block into use.
     let script = format!(
         "cd /sys/devices/system/memory || exit 1; exec 2>&1; \
-         for block; do echo {word} > memory$block/state || echo \"#$block\"; done; \
-         [ $# -gt {MOST_SHOWN} ] && exit 0; \
-         for block; do read -r state < memory$block/state && echo \"=$block $state\"; done; {FIGURES}; exit 0"
+         for block; do echo {word} > memory$block/state || echo \"#$block\"; done; {AFTER}"
     );
     reach.changes();
     if let Some(said) = by_shell(reach, &script, blocks, until).await? {
-        reach.changed(shell::shown(&said));
+        reach.changed(after(&said));
         return Ok(refusals(&said));
     }
     let mut refused = Vec::new();
@@ -193,6 +190,28 @@ async fn write_states(
     Ok(refused)
 }
 
+/// Has the shell tell what the guest shows now of these blocks, which saves the questions after it: `=32 online`, and the
+/// first lines of /proc/meminfo. Of more blocks than fit in its output it tells nothing.
+const AFTER: &str = "[ $# -gt 4096 ] && exit 0; \
+                     for block; do read -r state < memory$block/state && echo \"=$block $state\"; done; \
+                     while read -r name amount unit; do case $name in Mem*) echo \"$name $amount $unit\";; *) break;; \
+                     esac; done < /proc/meminfo; exit 0";
+
+/// What the shell told of the guest at its end; nothing, unless all of it makes sense. A block is online as it is to the
+/// agent: by how the word begins (qga/commands-posix.c, 7.2 and 10.0).
+fn after(said: &str) -> Option<(Vec<MemBlock>, MemInfo)> {
+    let mut blocks = Vec::new();
+    for line in said.lines().filter_map(|line| line.strip_prefix('=')) {
+        let (number, state) = line.trim().split_once(' ')?;
+        blocks.push(MemBlock { index: number.parse().ok()?, online: state.starts_with("online") });
+    }
+    blocks.sort_by_key(|block| block.index);
+    let is_list = (1..=MOST_BLOCKS).contains(&blocks.len());
+    let is_set = blocks.windows(2).all(|pair| pair[0].index < pair[1].index);
+    let meminfo = answers::meminfo(said)?;
+    (is_list && is_set).then_some((blocks, meminfo))
+}
+
 /// Has one shell in the guest see to all blocks, and takes what it says; nothing where three commands a block are cheaper
 /// (they share one exchange), or there is no shell that may be run.
 async fn by_shell(
@@ -201,14 +220,14 @@ async fn by_shell(
     blocks: &[u64],
     until: Instant,
 ) -> Result<Option<String>, ApplyError> {
-    if blocks.len() < 2 || !reach.offers(exec::START) || !reach.agent().await?.pays_per_command() {
+    if blocks.len() < 2 || !reach.pays_per_command() || !reach.offers("guest-exec") {
         return Ok(None);
     }
     let numbers: Vec<String> = blocks.iter().map(u64::to_string).collect();
     let mut words = vec!["-c", script, "sh"];
     words.extend(numbers.iter().map(String::as_str));
     let agent = reach.agent().await?;
-    match exec::run(agent, SHELL, &words, OUTPUT, left(until)).await {
+    match exec::run(agent, "/bin/sh", &words, OUTPUT, left(until)).await {
         Ok(Output { end: End::Exit(0), stdout, is_cut: false, .. }) => {
             Ok(Some(String::from_utf8_lossy(&stdout).into_owned()))
         }
@@ -271,6 +290,20 @@ mod tests {
         let read = lines("32 Movable\n33\nnonsense\n34 \u{1b}[2J\n");
         assert_eq!(read[0], (32, "Movable".to_owned()));
         assert!(read.len() == 2 && !read[1].1.contains('\u{1b}'), "{read:?}");
+    }
+
+    #[test]
+    fn what_a_shell_shows_at_its_end_is_taken_whole_or_not_at_all() {
+        let figures = "MemTotal: 4096 kB\nMemFree: 1024 kB\nMemAvailable: 2048 kB\n";
+        let told = |blocks: &str| after(&format!("sh: write error: Invalid argument\n#9\n{blocks}{figures}"));
+        let (shown, meminfo) = told("=33 offline\n=9 going-offline\n=32 online\n").expect("told");
+        let states: Vec<(u64, bool)> = shown.iter().map(|block| (block.index, block.online)).collect();
+        assert_eq!(states, [(9, false), (32, true), (33, false)]);
+        assert_eq!(meminfo.total.get(), 4 << 20);
+        for nonsense in ["", "=32\n", "=x online\n", "=32 online\n=32 offline\n"] {
+            assert!(told(nonsense).is_none(), "{nonsense:?}");
+        }
+        assert!(after("=32 online\n").is_none());
     }
 
     #[test]
