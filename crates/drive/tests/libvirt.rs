@@ -121,6 +121,18 @@ fn versions_are_those_of_the_library() {
     assert!(connection.is_alive());
 }
 
+#[test]
+fn where_qemus_own_events_cannot_be_had_libvirts_are() {
+    let connection = open();
+    let domain = connection.domain("test").unwrap();
+    let all = Events::subscribe(&domain).unwrap().missing().to_vec();
+    let connection = open();
+    let domain = connection.domain("test").unwrap();
+    let events = Events::of_changes(&domain).unwrap();
+    assert!(events.missing().iter().any(|(kind, _)| *kind == EventKind::Qemu));
+    assert_eq!(events.missing().len(), all.len(), "all that this libvirt can tell is told");
+}
+
 #[tokio::test]
 async fn a_change_of_the_definition_is_heard() {
     let connection = open();

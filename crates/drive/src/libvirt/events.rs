@@ -157,7 +157,7 @@ impl Events {
     /// # Errors
     /// Not even the domain's lifecycle can be had.
     pub fn subscribe(domain: &Domain) -> Result<Self, Error> {
-        Self::to(domain, &EventKind::ALL)
+        Self::to(domain, &EventKind::ALL, &[])
     }
 
     /// Subscribes to what a change of `domain` waits for: QEMU's own events, which tell most of the others too, for each
@@ -166,15 +166,21 @@ impl Events {
     /// # Errors
     /// As for [`Events::subscribe`].
     pub fn of_changes(domain: &Domain) -> Result<Self, Error> {
-        let few = Self::to(domain, &[EventKind::Qemu, EventKind::Lifecycle, EventKind::DeviceRemoved])?;
-        if few.missing.is_empty() { Ok(few) } else { Self::subscribe(domain) }
+        const NEEDED: [EventKind; 3] = [EventKind::Qemu, EventKind::Lifecycle, EventKind::DeviceRemoved];
+        let others: Vec<EventKind> =
+            EventKind::ALL.into_iter().filter(|kind| !NEEDED.contains(kind)).collect();
+        Self::to(domain, &NEEDED, &others)
     }
 
-    fn to(domain: &Domain, kinds: &[EventKind]) -> Result<Self, Error> {
+    /// Subscribes to `kinds`, and to `others` where one of those cannot be had.
+    fn to(domain: &Domain, kinds: &[EventKind], others: &[EventKind]) -> Result<Self, Error> {
         let (sink, queue) = Sink::pair();
         let connection: &Connection = domain.connection();
         let (mut callbacks, mut missing) = (Vec::new(), Vec::new());
-        for kind in kinds {
+        for (nth, kind) in kinds.iter().chain(others).enumerate() {
+            if nth == kinds.len() && missing.is_empty() {
+                break;
+            }
             match register(connection, domain, *kind, sink.clone()) {
                 Ok(callback) => callbacks.push(callback),
                 Err(error) if *kind == EventKind::Lifecycle => return Err(error),
