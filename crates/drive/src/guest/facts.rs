@@ -176,7 +176,8 @@ async fn ask(
     let vcpus = told(shown)?.map_or(Ok(Vec::new()), |value| vcpus(&value))?;
     let interfaces = told(nics)?.map_or(Ok(Vec::new()), |value| interfaces(&value))?;
     let blocks = told(listed)?.map_or(Ok(Vec::new()), |value| blocks(&value))?;
-    // A kernel that has a policy for new blocks (4.6 and later, RHEL's from 7.3 on) finds them by itself.
+    // A kernel that has a policy for new blocks (drivers/base/memory.c, 4.6 and later) is newer than those that have the
+    // file by default (up to 3.11), and is asked for it only where everything is asked for.
     if first && (scope.rest || lasting.auto_online.is_none()) && lasting.offers(OPEN) {
         let then = |_, opened: &Answer| number(opened).map(close_call).into_iter().collect();
         let opened = agent.call_chain(&[probe::open_to_write()], then, left(until)).await?;
